@@ -1,0 +1,97 @@
+"""Who broke what, and the remedy.
+
+Two families, because the remedy differs. A UsageError is a mistake on this side of the wire: the
+program is told what it did and what to do instead. A PeerError is what the other side or the
+network did: nothing here was wrong, and the program can only react. Every message carries the
+values that explain it.
+
+On the client's side these become the cause of an httpx2 exception (see client.py), so a program
+written for httpx2 catches what it always catches.
+"""
+
+from aioquic.h3.connection import ErrorCode as H3ErrorCode
+from aioquic.quic.packet import QuicErrorCode
+
+
+class UsageError(Exception):
+    """This side's program did something that cannot work; the message names the remedy."""
+
+
+class CertificateFileError(UsageError, ValueError):
+    """A certificate or key file is missing, unreadable, no PEM, or does not fit its partner."""
+
+
+class ServerStartError(UsageError, OSError):
+    """The server could not bind its UDP port."""
+
+
+class BodyTooLarge(UsageError):
+    """A request body is longer than its route accepts; the client gets 413 (RFC 9110, 15.5.14)."""
+
+
+class ContentLengthError(UsageError):
+    """A body is longer or shorter than the content-length its header declared."""
+
+
+class DatagramError(UsageError):
+    """A datagram is too large, or the connection did not negotiate datagrams (RFC 9297)."""
+
+
+class PeerError(Exception):
+    """The other side, or the network in between, ended what was going on."""
+
+
+class StreamReset(PeerError):
+    """The peer ended one direction of a stream early (RFC 9000 section 3).
+
+    `stream_id` and `error_code` are those of the RESET_STREAM or STOP_SENDING frame.
+    """
+
+    def __init__(self, stream_id: int, error_code: int, frame: str = "RESET_STREAM") -> None:
+        super().__init__(
+            f"The peer ended stream {stream_id} with {frame}, {describe_code(error_code)}."
+        )
+        self.stream_id = stream_id
+        self.error_code = error_code
+
+
+class ClientDisconnected(PeerError):
+    """The client of this request has gone; nobody will read what is written.
+
+    `code` is the error code it left with, or None where it vanished without one.
+    """
+
+    def __init__(self, stream_id: int, code: int | None, reason: str) -> None:
+        super().__init__(f"The client of stream {stream_id} has gone: {reason}.")
+        self.stream_id = stream_id
+        self.code = code
+
+
+class ConnectionLost(PeerError):
+    """The whole connection ended: closed by the peer, timed out, or failed in the handshake.
+
+    `code` is the QUIC or HTTP/3 error code, `reason` the text that came with it.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        text = f"The connection ended with {describe_code(code)}"
+        super().__init__(f"{text}: {reason}." if reason else f"{text}.")
+        self.code = code
+        self.reason = reason
+
+
+def describe_code(code: int) -> str:
+    """Return an error code by name and number, such as `H3_INTERNAL_ERROR (0x102)`.
+
+    HTTP/3 names are those of RFC 9114 section 8.1, QUIC names those of RFC 9000 section 20.1. The
+    two number spaces do not overlap in what is used; a code that neither lists is `unknown`.
+    """
+    for names, prefix in ((H3ErrorCode, ""), (QuicErrorCode, "QUIC ")):
+        try:
+            return f"{prefix}{names(code).name} ({code:#x})"
+        except ValueError:
+            continue
+    if 0x100 <= code <= 0x1FF:
+        # RFC 9001 section 4.8: a TLS alert is carried as 0x100 plus its number.
+        return f"TLS alert {code - 0x100} ({code:#x})"
+    return f"unknown error ({code:#x})"
