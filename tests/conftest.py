@@ -1,0 +1,139 @@
+"""Fixtures that many tests share, and what holds for each test: it leaves nothing behind."""
+
+import asyncio
+import logging
+import threading
+import time
+import weakref
+from collections import Counter
+
+import psutil
+import pytest
+
+LEFT_BEHIND_WAIT_S = 2.0
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--no-skips",
+        action="store_true",
+        help="a skipped test fails: for machines where everything is installed",
+    )
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            # nbval bounds each cell by itself and says which one: its 60 s have to come first.
+            item.add_marker(pytest.mark.timeout(90))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    # A notebook's skipped cells are listed in nbval_exemptions.toml, and compared with it.
+    if item.config.getoption("no_skips") and item.path.suffix != ".ipynb":
+        _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    if collector.config.getoption("no_skips"):
+        _fail_if_skipped(report)
+    return report
+
+
+def _fail_if_skipped(report):
+    if report.skipped and not hasattr(report, "wasxfail"):
+        path, line, reason = report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{path}:{line}: {reason} (--no-skips: nothing may be skipped here)"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(monkeypatch):
+    """Fails a test that leaves a thread, a task or a UDP socket, or an error in asyncio's log."""
+    tasks = _record_tasks(monkeypatch)
+    errors = _AsyncioErrors()
+    threads_before = set(threading.enumerate())
+    sockets_before = _udp_sockets()
+    logging.getLogger("asyncio").addHandler(errors)
+    yield
+    deadline = time.monotonic() + LEFT_BEHIND_WAIT_S
+    while True:
+        left = [f"thread {thread!r}" for thread in set(threading.enumerate()) - threads_before]
+        left += [f"task {task!r}" for ref in tasks if (task := ref()) and not task.done()]
+        left += [f"UDP socket at {address}" for address in _udp_sockets() - sockets_before]
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    logging.getLogger("asyncio").removeHandler(errors)
+    left += [f"in asyncio's log: {message}" for message in errors.messages]
+    if left:
+        pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
+
+
+def _record_tasks(monkeypatch):
+    """Weak references to every task that is made from now on, on any loop and thread."""
+    tasks = []
+    create_task = asyncio.BaseEventLoop.create_task
+
+    def create_and_record(loop, coro, **kwargs):
+        task = create_task(loop, coro, **kwargs)
+        tasks.append(weakref.ref(task))
+        return task
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_task", create_and_record)
+    return tasks
+
+
+def _udp_sockets():
+    """How many UDP sockets this process has at each of its local addresses."""
+    return Counter(entry.laddr for entry in psutil.Process().net_connections(kind="udp"))
+
+
+class _AsyncioErrors(logging.Handler):
+    """Collects what asyncio only logs: exceptions nobody saw, tasks destroyed while pending."""
+
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(logging.Formatter().format(record))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend():
+    """Tests marked with anyio run on asyncio alone, as aioquic does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def credentials(tmp_path_factory):
+    """A certificate authority and a leaf for loopback, made once for the whole run."""
+    from helpers.certificates import load_or_create
+
+    return load_or_create(tmp_path_factory.mktemp("certs"))
+
+
+@pytest.fixture
+def server(credentials):
+    """A running server on a free port, without routes."""
+    from helpers.server import Server
+
+    with Server(cert_file=credentials.cert_file, key_file=credentials.key_file) as server:
+        yield server
+
+
+@pytest.fixture
+def client(credentials):
+    """An httpx2 client that trusts the server of these tests."""
+    import httpx2
+
+    from helpers.client import HTTP3Transport
+
+    with httpx2.Client(transport=HTTP3Transport(ca_file=credentials.ca_file)) as client:
+        yield client

@@ -1,0 +1,161 @@
+"""The house's rules, as far as a test can see them: who imports whom, and who touches what."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HELPERS = sorted((ROOT / "helpers").glob("*.py"))
+ROOMS = [path for path in HELPERS if path.name != "__init__.py"]
+
+FLOORS = {
+    "errors": 0,
+    "background": 0,
+    "style": 0,
+    "certificates": 1,
+    "flow_control": 1,
+    "stream": 2,
+    "connection": 3,
+    "exchange": 4,
+    "server": 5,
+    "client": 5,
+    "timeline": 6,
+    "frames": 5,
+    "wire": 6,
+    "checks": 7,
+    "__main__": 7,
+}
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def imported_rooms(tree):
+    """The modules of helpers/ that a module imports, in whichever way it writes that."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = "helpers." * (node.level > 0) + (node.module or "")
+            base = package.strip(".").split(".")
+            names = [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        yield from (parts[1] for parts in names if parts[0] == "helpers" and len(parts) > 1)
+
+
+def test_the_top_level_shows_six_entries():
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    visible = {path.split("/")[0] for path in listed if not path.startswith(".")}
+    assert visible == {
+        "Makefile",
+        "README.md",
+        "helpers",
+        "notebooks",
+        "requirements.txt",
+        "tests",
+    }
+
+
+def test_the_package_holds_a_docstring_alone():
+    body = parse(ROOT / "helpers" / "__init__.py").body
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
+    assert isinstance(body[0].value, ast.Constant)
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+def test_a_room_imports_only_rooms_below_it(path):
+    upwards = {room for room in imported_rooms(parse(path)) if FLOORS[room] >= FLOORS[path.stem]}
+    assert not upwards, f"{path.name} is on floor {FLOORS[path.stem]}"
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+def test_private_names_of_others_are_touched_in_flow_control_alone(path):
+    if path.stem == "flow_control":
+        return
+    tree = parse(path)
+    touched = [*private_attributes(tree), *private_imports(tree), *private_strings(tree)]
+    assert not touched
+
+
+def private_attributes(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            if not own or node.attr == "_quic":
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def private_imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            path = getattr(node, "module", None) or ""
+            for alias in node.names:
+                if any(is_private(part) for part in [*path.split("."), *alias.name.split(".")]):
+                    yield f"line {node.lineno}: import of {path} {alias.name}"
+
+
+def private_strings(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ("getattr", "setattr", "delattr", "hasattr"):
+                name = node.args[1]
+                if not isinstance(name, ast.Constant) or is_private(name.value):
+                    yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+def test_what_is_inherited_from_aioquic_stays_untouched_outside_flow_control(path):
+    if path.stem in ("flow_control", "__main__"):
+        return
+    module = importlib.import_module(f"helpers.{path.stem}")
+    for cls in vars(module).values():
+        if inspect.isclass(cls) and cls.__module__ == module.__name__:
+            inherited = set()
+            for base in cls.__mro__:
+                if base.__module__.startswith("aioquic."):
+                    inherited |= private_names_of(base)
+            assert not private_names_of(cls) & inherited, cls
+
+
+def private_names_of(cls):
+    """The private attributes and methods that a class names on itself in its source."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    methods = {name for name, value in vars(cls).items() if callable(value)}
+    return {name for name in attributes | methods if is_private(name)}
+
+
+@pytest.mark.parametrize("path", HELPERS, ids=lambda path: path.stem)
+def test_what_is_public_has_a_docstring(path):
+    assert not list(undocumented(parse(path)))
+
+
+def undocumented(tree, inside=""):
+    if not ast.get_docstring(tree):
+        yield inside or "the module"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if not node.name.startswith("_"):
+                if isinstance(node, ast.ClassDef):
+                    yield from undocumented(node, f"{inside}{node.name}.")
+                elif not ast.get_docstring(node):
+                    yield f"line {node.lineno}: {inside}{node.name}"
+
+
+@pytest.mark.parametrize("path", HELPERS, ids=lambda path: path.stem)
+def test_a_module_can_be_read_in_one_sitting(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
