@@ -55,6 +55,14 @@ class StreamReset(PeerError):
         self.error_code = error_code
 
 
+class MalformedMessage(PeerError):
+    """The peer's message breaks HTTP/3's rules (RFC 9114 section 4.1.2): an error of its stream."""
+
+    def __init__(self, stream_id: int, what: str) -> None:
+        super().__init__(f"The message on stream {stream_id} is malformed: {what}.")
+        self.stream_id = stream_id
+
+
 class ClientDisconnected(PeerError):
     """The client of this request has gone; nobody will read what is written.
 
@@ -68,30 +76,31 @@ class ClientDisconnected(PeerError):
 
 
 class ConnectionLost(PeerError):
-    """The whole connection ended: closed by the peer, timed out, or failed in the handshake.
+    """The whole connection ended: closed by the peer, timed out, or failed in its handshake.
 
-    `code` is the QUIC or HTTP/3 error code, `reason` the text that came with it.
+    `code` is the error code, `reason` the text that came with it. `transport` tells the two
+    number spaces apart: QUIC's own codes (RFC 9000 section 20.1) or HTTP/3's.
     """
 
-    def __init__(self, code: int, reason: str) -> None:
-        text = f"The connection ended with {describe_code(code)}"
+    def __init__(self, code: int, reason: str, transport: bool) -> None:
+        text = f"The connection ended with {describe_code(code, transport=transport)}"
         super().__init__(f"{text}: {reason}." if reason else f"{text}.")
         self.code = code
         self.reason = reason
+        self.transport = transport
 
 
-def describe_code(code: int) -> str:
+def describe_code(code: int, transport: bool = False) -> str:
     """Return an error code by name and number, such as `H3_INTERNAL_ERROR (0x102)`.
 
-    HTTP/3 names are those of RFC 9114 section 8.1, QUIC names those of RFC 9000 section 20.1. The
-    two number spaces do not overlap in what is used; a code that neither lists is `unknown`.
+    The names of HTTP/3 are those of RFC 9114 section 8.1. With `transport`, the code is one of
+    QUIC itself (RFC 9000 section 20.1), where 0x100 to 0x1ff carry a TLS alert (RFC 9001
+    section 4.8).
     """
-    for names, prefix in ((H3ErrorCode, ""), (QuicErrorCode, "QUIC ")):
-        try:
-            return f"{prefix}{names(code).name} ({code:#x})"
-        except ValueError:
-            continue
-    if 0x100 <= code <= 0x1FF:
-        # RFC 9001 section 4.8: a TLS alert is carried as 0x100 plus its number.
+    if transport and 0x100 <= code <= 0x1FF:
         return f"TLS alert {code - 0x100} ({code:#x})"
-    return f"unknown error ({code:#x})"
+    names = QuicErrorCode if transport else H3ErrorCode
+    try:
+        return f"{names(code).name} ({code:#x})"
+    except ValueError:
+        return f"unknown error ({code:#x})"

@@ -17,11 +17,12 @@ ROOMS = [path for path in HELPERS if path.name != "__init__.py"]
 # From the ground up; the rooms of one floor do not import each other.
 FLOORS = [
     ["errors"],
-    ["background", "style", "udp"],
+    ["background", "pem", "style", "udp"],
     ["certificates", "flow_control"],
     ["stream"],
     ["connection"],
-    ["exchange"],
+    ["exchange", "listener"],
+    ["handlers"],
     ["server", "client", "frames"],
     ["timeline", "wire"],
     ["checks", "__main__"],

@@ -1,0 +1,145 @@
+"""One asyncio loop on a daemon thread, for a notebook whose own thread must stay free.
+
+A cell that waits in `await` cannot be interrupted, and aioquic must only be touched from the
+thread of its loop. So the server and the synchronous client each own one of these: the loop runs
+here, the notebook's thread hands coroutines over and waits for them, and that wait is one that
+KeyboardInterrupt ends.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from helpers.errors import UsageError
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 1.0
+
+
+class Background:
+    """An event loop on a daemon thread: `start`, `run` coroutines on it, `stop`, nothing left.
+
+    The thread is a daemon, so that a kernel can exit without `stop`. All methods are called from
+    other threads than the loop's own; `start` and `stop` may be called twice.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Start the thread and return when its loop runs.
+
+        Raises UsageError where the loop does not run within 5 s.
+        """
+        if self._thread is not None:
+            return
+        started = threading.Event()
+        # A selector loop on every system: the sockets are drained in bursts (see udp.py), which
+        # the proactor loop that Windows prefers does not offer.
+        loop = asyncio.SelectorEventLoop()
+        self._thread = threading.Thread(
+            target=_run_loop, args=(loop, started), name=self.name, daemon=True
+        )
+        self._loop = loop
+        self._thread.start()
+        if not started.wait(START_TIMEOUT_S):
+            raise UsageError(f"The thread {self.name!r} did not start in {START_TIMEOUT_S:g} s.")
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
+        """Run a coroutine on the loop; return what it returns, or raise what it raises.
+
+        Raises TimeoutError after `timeout_s` seconds. Whatever ends the wait early, an interrupt
+        of the cell too, cancels the coroutine. Called from any thread but the loop's own.
+        """
+        if self._loop is None or self._thread is None:
+            coroutine.close()
+            raise UsageError(f"{self.name!r} is not running. Start it first.")
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise UsageError("This call waits for the loop it runs on. Use `await` here instead.")
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # the loop was closed by another thread just now
+            coroutine.close()
+            raise UsageError(f"{self.name!r} was stopped during this call.") from None
+        try:
+            return self._result(future, timeout_s)
+        finally:
+            future.cancel()
+
+    def _result(self, future: "concurrent.futures.Future[T]", timeout_s: float | None) -> T:
+        thread = self._thread
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not future.done():
+            # In slices, so that a loop which another thread stopped cannot leave this one waiting.
+            slice_s = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            if slice_s <= 0:
+                raise TimeoutError(f"Not done within {timeout_s:g} s.")
+            concurrent.futures.wait([future], timeout=slice_s)
+            if not future.done() and (thread is None or not thread.is_alive()):
+                raise UsageError(f"{self.name!r} was stopped during this call.")
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise UsageError(f"{self.name!r} was stopped during this call.") from None
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Call a function on the loop soon, without waiting; after `stop` it is not called."""
+        loop = self._loop
+        if loop is not None:
+            # The loop can close between the check and the call: then nothing is left to do.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(function, *args)
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Cancel what still runs on the loop, end the thread and close the loop.
+
+        Raises UsageError where a blocking call keeps the thread busy for more than `timeout_s`
+        seconds; the thread is a daemon and ends when that call returns.
+        """
+        loop, thread = self._loop, self._thread
+        self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+        loop.call_soon_threadsafe(loop.stop)
+        if thread is threading.current_thread():
+            return
+        thread.join(timeout_s)
+        if thread.is_alive():
+            raise UsageError(
+                f"{self.name!r} did not stop within {timeout_s:g} s: something blocks its "
+                "loop, such as time.sleep in a handler. Use `await asyncio.sleep(...)` there."
+            )
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.call_soon(started.set)
+        loop.run_forever()
+        loop.run_until_complete(_cancel_all())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+async def _cancel_all() -> None:
+    """Cancel every other task of this loop and wait a bounded time for their clean-up."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=STOP_TIMEOUT_S / 2)

@@ -1,0 +1,276 @@
+"""A request and its response, as a handler sees them.
+
+The response has one question to answer: when does what was written leave? `write` collects up to
+4096 bytes; `flush` sends them now; the end of the handler sends the rest. `take_over` hands out the
+stream itself, and the response does nothing more.
+"""
+
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping
+from enum import Enum
+from typing import Protocol, runtime_checkable
+from urllib.parse import unquote_to_bytes
+
+import httpx2
+from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
+
+from helpers.errors import BodyTooLarge, ContentLengthError, UsageError
+from helpers.stream import Fields, Half, HTTP3Stream
+
+BUFFER_BYTES = 4096
+
+# RFC 9110 sections 5.1 and 5.5: what a header's name and value may consist of.
+NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+FORBIDDEN_IN_VALUE = re.compile(rb"[\x00\r\n]")
+
+Headers = Mapping[str, object] | Iterable[tuple[str, object]]
+
+
+@runtime_checkable
+class Flusher(Protocol):
+    """What can send its buffer now; `isinstance(response, Flusher)` asks for it."""
+
+    async def flush(self) -> None: ...
+
+
+class ResponseState(Enum):
+    """The life of a response."""
+
+    COLLECTING = "collecting"
+    STREAMING = "streaming"
+    TAKEN_OVER = "taken over"
+    FINISHED = "finished"
+    BROKEN = "broken"
+
+
+class Request:
+    """What the client asked: `method`, `path`, `query`, `headers`, `client`, and the body.
+
+    `async for chunk in request` gives the body's bytes as they arrive. `path` is decoded text
+    without the query; `query` is a httpx2.QueryParams, `headers` a httpx2.Headers, `client` the
+    (host, port) of the peer. Raises ValueError on a path that is no UTF-8 or has a NUL in it.
+    """
+
+    def __init__(self, stream: HTTP3Stream, fields: Fields, client: tuple[str, int]) -> None:
+        pseudo = {name: value for name, value in fields if name.startswith(b":")}
+        target, _, query = pseudo.get(b":path", b"").partition(b"?")
+        self.method = pseudo[b":method"].decode("ascii")
+        self.path = unquote_to_bytes(target).decode("utf-8")
+        if not self.path.startswith("/") or "\0" in self.path:
+            raise ValueError(f"{target!r} is no path")
+        self.query = httpx2.QueryParams(query.decode("utf-8"))
+        self.headers = httpx2.Headers([field for field in fields if not field[0].startswith(b":")])
+        if b":authority" in pseudo and "host" not in self.headers:
+            self.headers["host"] = pseudo[b":authority"].decode("ascii")
+        self.client = client
+        self.stream_id = stream.stream_id
+        self.max_body_bytes: int | None = None
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives.
+
+        Raises StreamReset or ClientDisconnected where the client breaks off, BodyTooLarge above
+        the route's limit (which becomes 413).
+        """
+        total_bytes = 0
+        async for chunk in self._stream:
+            total_bytes += len(chunk)
+            if self.max_body_bytes is not None and total_bytes > self.max_body_bytes:
+                raise BodyTooLarge(
+                    f"The body of {self.method} {self.path} exceeds {self.max_body_bytes} bytes."
+                )
+            yield chunk
+
+    async def read(self) -> bytes:
+        """Return the whole body; raises as the iteration does."""
+        return b"".join([chunk async for chunk in self])
+
+    @property
+    def trailers(self) -> httpx2.Headers:
+        """The trailer section, once the body was read to its end (RFC 9114 section 4.1)."""
+        return httpx2.Headers(self._stream.trailers)
+
+
+class Response:
+    """The answer to one request; a handler writes it, on the server's loop.
+
+    `state` tells where it stands. Mistakes raise UsageError; a client that has gone raises
+    ClientDisconnected from the next `write` or `flush` that sends.
+    """
+
+    def __init__(self, stream: HTTP3Stream, method: str, owner: str) -> None:
+        self.state = ResponseState.COLLECTING
+        self.status: int | None = None
+        self._stream = stream
+        self._method = method
+        self._owner = owner
+        self._fields: Fields = []
+        self._trailers: dict[str, str] = {}
+        self._buffer = bytearray()
+        self._declared_bytes: int | None = None
+        self._written_bytes = 0
+
+    @property
+    def header_sent(self) -> bool:
+        return self.state is not ResponseState.COLLECTING
+
+    def write_header(self, status: int = 200, headers: Headers = ()) -> None:
+        """Set status and headers; they leave with the first bytes, or with `flush`.
+
+        A 1xx status is an interim response: it leaves at once, and the final one follows (RFC 9114
+        section 4.1). Raises UsageError for a second final header and for one that HTTP/3 forbids.
+        """
+        self._check_open("write_header")
+        if self.status is not None:
+            raise UsageError(
+                f"The header was set already, with status {self.status}. Call write_header once, "
+                "before the first write."
+            )
+        if not 100 <= status <= 599 or status == 101:
+            raise UsageError(f"{status} is no status of HTTP/3 (RFC 9114 section 4.5).")
+        fields = [_field(name, value) for name, value in _pairs(headers)]
+        if status < 200:
+            self._stream.send_header([(b":status", b"%d" % status), *fields])
+            return
+        length = dict(fields).get(b"content-length")
+        if length is not None and not length.isdigit():
+            raise UsageError(f"content-length must be a number of bytes, not {length.decode()!r}.")
+        self.status, self._fields = status, fields
+        self._declared_bytes = int(length) if length is not None else None
+
+    def write_trailers(self, trailers: Mapping[str, str]) -> None:
+        """Set the fields that follow the body, such as a checksum (RFC 9114 section 4.1)."""
+        self._check_open("write_trailers")
+        self._trailers |= {_field(n, v)[0].decode(): v for n, v in trailers.items()}
+
+    async def write(self, data: str | bytes) -> None:
+        """Collect text (as UTF-8) or bytes; above 4096 bytes, send what was collected.
+
+        The first write without `write_header` means status 200.
+        """
+        self._check_open("write")
+        if isinstance(data, str):
+            data = data.encode()
+        elif not isinstance(data, bytes | bytearray | memoryview):
+            raise UsageError(f"write takes text or bytes, not {type(data).__name__}.")
+        self._count(len(data))
+        self._buffer += data
+        if len(self._buffer) > BUFFER_BYTES:
+            await self._send()
+
+    async def flush(self) -> None:
+        """Send the header and what was collected, now; waits while the client is slow."""
+        self._check_open("flush")
+        await self._send()
+
+    async def take_over(self) -> HTTP3Stream:
+        """Send the header and what was collected; return the stream, which is yours from now on.
+
+        The response does nothing more: you write to the stream and you close it, best with `async
+        with stream:`. It outlives the handler.
+        """
+        self._check_open("take_over")
+        await self._send()
+        self.state = ResponseState.TAKEN_OVER
+        self._stream.owner = self._owner
+        return self._stream
+
+    async def finish(self) -> None:
+        """Send what is left, and FIN; called by the server when the handler has returned."""
+        if self.state not in (ResponseState.COLLECTING, ResponseState.STREAMING):
+            return
+        if self.status is None:
+            self.write_header()
+        if self._sends_body and self._declared_bytes not in (None, self._written_bytes):
+            self.break_off()
+            raise ContentLengthError(
+                f"content-length says {self._declared_bytes} bytes, {self._written_bytes} were "
+                "written. The client sees a reset, not a short body."
+            )
+        if self.state is ResponseState.COLLECTING and self._may_have_body:
+            if self._declared_bytes is None and not self._trailers:
+                self._fields.append((b"content-length", b"%d" % self._written_bytes))
+        await self._send()
+        self.state = ResponseState.FINISHED
+        await self._stream.close(self._trailers)
+        if self._stream.receiving is Half.OPEN:
+            # The rest of the request is of no use (RFC 9114 section 4.1).
+            self._stream.stop(ErrorCode.H3_NO_ERROR)
+
+    def restart(self) -> None:
+        """Forget header and body that have not left, so that an error can be told instead."""
+        self._check_open("restart")
+        self.status, self._fields, self._declared_bytes = None, [], None
+        self._buffer.clear()
+        self._trailers.clear()
+        self._written_bytes = 0
+
+    def break_off(self, error_code: int = ErrorCode.H3_INTERNAL_ERROR) -> None:
+        """Reset the stream, so that the client cannot take what it has for a whole response."""
+        if self.state is not ResponseState.FINISHED:
+            self.state = ResponseState.BROKEN
+            self._stream.reset(error_code)
+            if self._stream.receiving is Half.OPEN:
+                self._stream.stop(error_code)
+
+    # ---- inside
+
+    async def _send(self) -> None:
+        await self._stream.wait_writable()
+        if self.state is ResponseState.COLLECTING:
+            if self.status is None:
+                self.write_header()
+            self._stream.send_header([(b":status", b"%d" % self.status), *self._fields])
+            self.state = ResponseState.STREAMING
+        data, self._buffer = bytes(self._buffer), bytearray()
+        if data and self._sends_body:
+            await self._stream.write(data)
+
+    @property
+    def _may_have_body(self) -> bool:
+        return self.status not in (204, 304)
+
+    @property
+    def _sends_body(self) -> bool:
+        # A HEAD request runs the same handler as GET; its body is counted and not sent (RFC 9110
+        # section 9.3.2).
+        return self._may_have_body and self._method != "HEAD"
+
+    def _count(self, size_bytes: int) -> None:
+        if size_bytes and not self._may_have_body:
+            raise UsageError(f"A {self.status} response has no body (RFC 9110 section 6.4.1).")
+        self._written_bytes += size_bytes
+        if self._declared_bytes is not None and self._written_bytes > self._declared_bytes:
+            self.break_off()
+            raise ContentLengthError(
+                f"content-length says {self._declared_bytes} bytes, this write makes it "
+                f"{self._written_bytes}. The client sees a reset, not a cut body."
+            )
+
+    def _check_open(self, call: str) -> None:
+        if self.state is ResponseState.TAKEN_OVER:
+            raise UsageError(
+                f"{call}: stream {self._stream.stream_id} was taken over. Write to the stream that "
+                "take_over returned, not to the response."
+            )
+        if self._stream.sending in (Half.STOPPED, Half.LOST):
+            self._stream.check_writable()  # raises why
+        if self.state in (ResponseState.FINISHED, ResponseState.BROKEN):
+            raise UsageError(f"{call}: this response is {self.state.value}.")
+        if call == "write_header" and self.header_sent:
+            raise UsageError("write_header: the header has left already. Call it before `flush`.")
+
+
+def _pairs(headers: Headers) -> Iterable[tuple[str, object]]:
+    return headers.items() if isinstance(headers, Mapping) else headers
+
+
+def _field(name: str, value: object) -> tuple[bytes, bytes]:
+    """Return a header as HTTP/3 carries it: name in lower case (RFC 9114 section 4.2)."""
+    key, text = name.lower().encode(), str(value).strip().encode()
+    if not NAME.fullmatch(key) or FORBIDDEN_IN_VALUE.search(text):
+        raise UsageError(f"{name!r}: {value!r} is no header (RFC 9110 section 5).")
+    if key in CONNECTION_SPECIFIC_HEADERS:
+        raise UsageError(f"HTTP/3 has no {name!r} header (RFC 9114 section 4.2). Leave it out.")
+    return key, text

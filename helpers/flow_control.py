@@ -1,0 +1,222 @@
+"""Slow readers slow down fast writers: the only file that touches aioquic's private attributes.
+
+QUIC gives every stream a receive window (RFC 9000 section 4): the reader says up to which offset it
+accepts data (MAX_STREAM_DATA), the writer stops there. Backpressure end to end needs two things
+that aioquic 1.7.2 has no public way for:
+
+1. The window must follow what the application has READ. aioquic doubles it as soon as half of it
+   has ARRIVED, so a reader that sleeps ends up with everything in memory. `FlowControl` grants
+   anew instead: what was read, plus one window.
+2. A writer must know how much of its data is still unacknowledged, in order to wait.
+
+Four smaller needs live here for the same reason: why a connection is closing (the public event
+comes only after the draining period), the certificate of a failed handshake, the size of datagrams,
+and HTTP/3's own stream table. tests/test_flow_control.py fails when aioquic changes under any of
+them.
+"""
+
+import ipaddress
+from collections.abc import Callable
+
+from aioquic.buffer import Buffer, size_uint_var
+from aioquic.h3.connection import H3Connection, H3Stream, Setting
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.packet import QuicFrameType, pull_quic_transport_parameters
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.stream import QuicStream
+from aioquic.tls import ExtensionType
+from cryptography.x509 import Certificate
+
+AIOQUIC_VERSION = "1.7.2"
+
+# How far a peer may send ahead of what the application has read, per stream.
+STREAM_WINDOW_BYTES = 512 * 1024
+# The same for the whole connection at its start. aioquic raises it with what arrives; the stream
+# windows bound the memory, so one stalled stream never holds up its siblings.
+CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
+# A writer waits while more than this is unacknowledged on its stream.
+UNACKNOWLEDGED_LIMIT_BYTES = 256 * 1024
+# RFC 9114 section 4.2.2: announced to the peer, enforced by connection.py.
+MAX_HEADER_BYTES = 64 * 1024
+# Loopback has no 1500-byte links. 16383 is the most that the length field of aioquic's STREAM
+# frame holds (quic/connection.py, _write_stream_frame: push_uint16(length | 0x4000)).
+LOOPBACK_DATAGRAM_BYTES = 16000
+DEFAULT_MAX_UDP_PAYLOAD_BYTES = 65527  # RFC 9000 section 18.2, where the peer announces none
+SHORT_HEADER_BYTES = 3  # without the connection ID: first byte and packet number
+MAX_STREAM_DATA_FRAME_BYTES = 1 + 8 + 8
+
+
+class FlowControl:
+    """Receive windows that follow the reader, and bytes in flight, of one QUIC connection.
+
+    `unread_bytes(stream_id)` tells what has arrived and was not read yet. All methods are called
+    on the connection's loop.
+    """
+
+    def __init__(self, quic: QuicConnection, unread_bytes: Callable[[int], int]) -> None:
+        self._quic = quic
+        self._unread_bytes = unread_bytes
+        # aioquic 1.7.2 quic/connection.py 4229: called for each stream as a packet is written, it
+        # doubles max_stream_data_local and writes the frame. Ours replaces both.
+        quic._write_stream_limits = self._write_stream_limits
+
+    def unacknowledged_bytes(self, stream_id: int) -> int:
+        """Return how many bytes written to the stream the peer has not acknowledged yet."""
+        # aioquic 1.7.2 quic/stream.py 202-203: the sender's buffer holds what is not acknowledged.
+        stream = self._quic._streams.get(stream_id)
+        return stream.sender._buffer_stop - stream.sender._buffer_start if stream else 0
+
+    def has_unacknowledged_data(self) -> bool:
+        """Return whether any request stream has data or a FIN that the peer has not acknowledged.
+
+        The streams of HTTP/3 itself (control, QPACK) do not count: nobody waits for them.
+        """
+        return any(
+            stream.sender._buffer_stop > stream.sender._buffer_start
+            or (stream.sender._buffer_fin is not None and not stream.sender.is_finished)
+            for stream_id, stream in self._quic._streams.items()
+            if stream_id % 4 == 0 and stream.sender._reset_error_code is None
+        )
+
+    def grant_due(self, stream_id: int) -> bool:
+        """Return whether the reader has read so much that the peer should hear of it."""
+        stream = self._quic._streams.get(stream_id)
+        return stream is not None and self._next_limit(stream) > stream.max_stream_data_local
+
+    def _next_limit(self, stream: QuicStream) -> int:
+        read_up_to = stream.receiver.starting_offset() - self._unread_bytes(stream.stream_id)
+        limit = read_up_to + STREAM_WINDOW_BYTES
+        # In steps of half a window, or every packet would carry a grant.
+        if limit - stream.max_stream_data_local < STREAM_WINDOW_BYTES // 2:
+            return stream.max_stream_data_local
+        return limit
+
+    def _write_stream_limits(
+        self, builder: QuicPacketBuilder, space: object, stream: QuicStream
+    ) -> None:
+        # A stream of our own in one direction has no receive side: its limit is 0 and stays so.
+        if not stream.max_stream_data_local or stream.receiver.is_finished:
+            return
+        stream.max_stream_data_local = self._next_limit(stream)
+        if stream.max_stream_data_local_sent == stream.max_stream_data_local:
+            return
+        frame = builder.start_frame(
+            QuicFrameType.MAX_STREAM_DATA,
+            capacity=MAX_STREAM_DATA_FRAME_BYTES,
+            handler=self._quic._on_max_stream_data_delivery,
+            handler_args=(stream,),
+        )
+        frame.push_uint_var(stream.stream_id)
+        frame.push_uint_var(stream.max_stream_data_local)
+        stream.max_stream_data_local_sent = stream.max_stream_data_local
+        if self._quic._quic_logger is not None:
+            builder.quic_logger_frames.append(
+                self._quic._quic_logger.encode_max_stream_data_frame(
+                    maximum=stream.max_stream_data_local, stream_id=stream.stream_id
+                )
+            )
+
+
+def close_event(quic: QuicConnection) -> ConnectionTerminated | None:
+    """Return why the connection is closing, as soon as that is known; None while it is not.
+
+    aioquic's public event comes when the draining period is over (RFC 9000 section 10.2), three
+    probe timeouts later; a handler should know at once.
+    """
+    return quic._close_event  # aioquic 1.7.2 quic/connection.py 295
+
+
+def peer_certificate(quic: QuicConnection) -> Certificate | None:
+    """Return the certificate that the peer presented, also when the handshake then failed."""
+    tls = getattr(quic, "tls", None)  # missing until the first packet is made
+    return tls._peer_certificate if tls is not None else None  # aioquic 1.7.2 tls.py 1362
+
+
+def raise_datagram_size(quic: QuicConnection) -> None:
+    """Let datagrams grow to 16000 bytes, after the handshake and on loopback only.
+
+    Python pays per packet, so this is worth a factor of five there. Never more than the peer
+    announced as max_udp_payload_size (RFC 9000 section 18.2), and never towards another machine,
+    where it would need path MTU discovery (RFC 9000 section 14.3).
+    """
+    address = quic.get_peer_address()
+    if address is None or not ipaddress.ip_address(address[0].split("%")[0]).is_loopback:
+        return
+    size_bytes = min(LOOPBACK_DATAGRAM_BYTES, _peer_max_udp_payload_bytes(quic))
+    if size_bytes > quic._max_datagram_size:
+        quic._max_datagram_size = size_bytes  # aioquic 1.7.2 quic/connection.py 339
+        quic._loss._pacer._max_datagram_size = size_bytes  # quic/recovery.py 86
+        quic._loss._cc._max_datagram_size = size_bytes  # quic/congestion/reno.py 22
+
+
+def _peer_max_udp_payload_bytes(quic: QuicConnection) -> int:
+    # aioquic 1.7.2 checks this parameter and forgets it (quic/connection.py 3272): read it again.
+    for extension, data in quic.tls.received_extensions or []:
+        if extension == ExtensionType.QUIC_TRANSPORT_PARAMETERS:
+            announced = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
+            return announced if announced is not None else DEFAULT_MAX_UDP_PAYLOAD_BYTES
+    return 0
+
+
+def max_datagram_payload_bytes(quic: QuicConnection, stream_id: int) -> int:
+    """Return the longest payload of one HTTP datagram (RFC 9297) now; 0 where none may be sent.
+
+    A longer one would stay at the head of aioquic's queue for ever (quic/connection.py 3731).
+    """
+    peer_limit = quic._remote_max_datagram_frame_size or 0  # aioquic 1.7.2 quic/connection.py 357
+    packet_overhead = SHORT_HEADER_BYTES + len(quic._peer_cid.cid) + 16  # AEAD tag
+    frame_bytes = min(peer_limit, quic._max_datagram_size - packet_overhead)
+    frame_overhead = 1 + size_uint_var(frame_bytes) + size_uint_var(stream_id // 4)
+    return max(0, frame_bytes - frame_overhead)
+
+
+def stream_available(quic: QuicConnection) -> bool:
+    """Return whether the peer allows one more request stream now (RFC 9000 section 4.6).
+
+    aioquic queues streams above the limit silently, and then sends a RESET_STREAM for a queued one,
+    for which the peer closes the connection; so a client waits instead of queueing.
+    """
+    # aioquic 1.7.2 quic/connection.py 366
+    return quic.get_next_available_stream_id() // 4 < quic._remote_max_streams_bidi
+
+
+class HTTP3Layer(H3Connection):
+    """aioquic's HTTP/3 layer with what RFC 9114 asks for and aioquic 1.7.2 leaves out."""
+
+    def _get_local_settings(self) -> dict[int, int]:
+        # aioquic 1.7.2 h3/connection.py: announces H3_DATAGRAM only together with WebTransport.
+        return super()._get_local_settings() | {
+            Setting.MAX_FIELD_SECTION_SIZE: MAX_HEADER_BYTES,
+            Setting.H3_DATAGRAM: 1,
+        }
+
+    def _check_content_length(self, stream: H3Stream) -> None:
+        # aioquic closes the whole connection on a mismatch, and on every HEAD and 304, whose
+        # content-length describes a body that is not sent. RFC 9114 section 4.1.2 asks for an
+        # error of the stream; connection.py, which knows method and status, checks it there.
+        pass
+
+    def finish(self, stream_id: int) -> None:
+        """Send FIN alone, without the empty DATA frame that `send_data(b"")` would add."""
+        with self._get_or_create_stream(stream_id) as stream:
+            stream.finish_sending()
+        self._quic.send_stream_data(stream_id, b"", end_stream=True)
+
+    def forget(self, stream_id: int, both: bool = False) -> None:
+        """Drop the state of a stream that was reset; aioquic would keep it for ever."""
+        stream = self._stream.get(stream_id)
+        if stream is not None:
+            stream.sending_ended = True
+            stream.receiving_ended = stream.receiving_ended or both
+            if stream.is_ended():
+                del self._stream[stream_id]
+
+    def buffered_bytes(self, stream_id: int) -> int:
+        """Return how much of an incomplete frame this layer holds for a stream."""
+        stream = self._stream.get(stream_id)
+        return len(stream.buffer) if stream is not None else 0
+
+    def open_streams(self) -> int:
+        """Return how many request streams this layer still keeps state for."""
+        return sum(stream_id % 4 == 0 for stream_id in self._stream)
