@@ -1,7 +1,10 @@
 # The workbook's commands. Python 3.11 or later is looked for; PYTHON=... names another.
 
 BIN = .venv/bin
+# Without it each kernel warns in the terminal; on a shared host it is right anyway.
+KERNELS = --KernelManager.transport_encryption=auto
 SOAK_SECONDS = 600
+NOTEBOOKS = $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
 
 .PHONY: help lab test notebooks bench soak clean
 
@@ -17,21 +20,28 @@ help:
 	@sh .ci/setup
 
 lab: .venv/.ready
-	@$(BIN)/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
-	    --LabApp.default_url=/lab/tree/notebooks \
+	@echo "JupyterLab starts; Control-C here, twice, stops it."
+	@$(BIN)/python -m jupyterlab --log-level=WARN $(KERNELS) --ip=127.0.0.1 \
+	    --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks \
 	    $$(test "$$(id -u)" -ne 0 || echo --allow-root) $(ARGS)
 
+# ARGS are for pytest, for example ARGS="-k flush". On more cores, after installing pytest-xdist,
+# ARGS="-n 2 --dist loadfile" runs files side by side.
 test: .venv/.ready
-	@$(BIN)/ruff check --quiet
-	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
 	@$(BIN)/python -m pytest --nbval $(ARGS) tests notebooks
 
+# A widget's id is new in each run, and a stored notebook cannot show it: its text stays.
 notebooks: .venv/.ready
-	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level=WARN \
-	    --ExecutePreprocessor.record_timing=False notebooks/*.ipynb notebooks/*/*.ipynb
+	@$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level=WARN $(KERNELS) \
+	    --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 	@$(BIN)/nbstripout --keep-output --keep-count --keep-id \
-	    --extra-keys "metadata.language_info.version cell.metadata.execution" \
-	    notebooks/*.ipynb notebooks/*/*.ipynb
+	    --extra-keys "metadata.language_info.version cell.metadata.execution" $(NOTEBOOKS)
+	@for notebook in $(NOTEBOOKS); do \
+	    sed '/"application\/vnd.jupyter.widget-view+json"/,/}/d' "$$notebook" >"$$notebook.new" && \
+	    mv "$$notebook.new" "$$notebook" || exit; \
+	done
 
 bench: .venv/.ready
 	@$(BIN)/python -m tests.bench $(ROW)
