@@ -131,6 +131,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None
         loop.run_forever()
         loop.run_until_complete(_cancel_all())
         loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())  # getaddrinfo's threads
     finally:
         asyncio.set_event_loop(None)
         loop.close()

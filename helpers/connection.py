@@ -85,6 +85,8 @@ class HTTP3Connection:
         self.alpn: str | None = None
         # Streams belong to those who use them; what nobody holds any more is not kept here.
         self.streams: weakref.WeakValueDictionary[int, HTTP3Stream] = weakref.WeakValueDictionary()
+        # Called once when the connection is over and sends nothing more.
+        self.on_closed: Callable[[], None] = lambda: None
         self.connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self._send = send
@@ -110,6 +112,8 @@ class HTTP3Connection:
 
     def receive(self, data: bytes, address: Address) -> None:
         """Take one datagram from the network."""
+        if self.state is State.CLOSED:
+            return
         self._received_at = now = self._loop.time()
         try:
             self.quic.receive_datagram(data, address, now=now)
@@ -131,7 +135,7 @@ class HTTP3Connection:
         if self._transmit_handle is not None:
             self._transmit_handle.cancel()
             self._transmit_handle = None
-        if self.quic.get_peer_address() is None:
+        if self.state is State.CLOSED or self.quic.get_peer_address() is None:
             return 0
         datagrams = self.quic.datagrams_to_send(now=self._loop.time())
         for data, address in datagrams:
@@ -208,8 +212,7 @@ class HTTP3Connection:
                 if ping is not None and not ping.done():
                     ping.set_result(None)
             case quic_events.ConnectionTerminated():
-                self.state = State.CLOSED
-                self._cancel_timers()
+                self._end()
 
     def _handle_http_event(self, event: H3Event) -> None:
         stream = self.streams.get(event.stream_id)
@@ -319,6 +322,8 @@ class HTTP3Connection:
 
     def send_reset(self, stream_id: int, error_code: int) -> None:
         if self.lost is None:
+            # A reset drops what has not left yet; what was flushed before it goes out first.
+            self.transmit()
             self.quic.reset_stream(stream_id, error_code)
             self._http.forget(stream_id)
             self.transmit_soon()
@@ -377,6 +382,13 @@ class HTTP3Connection:
             if not opener.done():
                 opener.set_result(None)
 
+    async def is_alive(self, trust_s: float, timeout_s: float) -> bool:
+        """Return whether the connection can be used, asking the peer after `trust_s` of silence."""
+        if self.lost is not None:
+            return False
+        silent_s = self._loop.time() - self._received_at
+        return silent_s < trust_s or await self.ping(timeout_s)
+
     async def ping(self, timeout_s: float) -> bool:
         """Return whether the peer answers within `timeout_s` seconds."""
         if self.lost is not None:
@@ -425,8 +437,13 @@ class HTTP3Connection:
         """Give the connection up without a word, where the other end is known to be gone."""
         if self.lost is None:
             self._lose(quic_events.ConnectionTerminated(1, 0, reason))
-        self.state = State.CLOSED
-        self._cancel_timers()
+        self._end()
+
+    def _end(self) -> None:
+        if self.state is not State.CLOSED:
+            self.state = State.CLOSED
+            self._cancel_timers()
+            self.on_closed()
 
     def is_busy(self) -> bool:
         """Return whether data is on its way, or a stream that was taken over is still open."""

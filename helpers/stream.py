@@ -91,7 +91,7 @@ class HTTP3Stream:
         self._readable = _Signal()
         self._writable = _Signal()
         self.send_error: PeerError | None = None
-        self._receive_error: PeerError | None = None
+        self.receive_error: Exception | None = None
         # Called once where the peer will not read on; the server cancels the handler then.
         self.on_abandoned = _nothing
 
@@ -196,8 +196,8 @@ class HTTP3Stream:
     async def _data_waits(self) -> bool:
         """Wait for data; False at the end of the stream."""
         while not self._chunks:
-            if self._receive_error is not None:
-                raise self._receive_error.with_traceback(None)
+            if self.receive_error is not None:
+                raise self.receive_error.with_traceback(None)
             if self.receiving is not Half.OPEN:
                 return False
             await self._readable.wait()
@@ -210,8 +210,8 @@ class HTTP3Stream:
     async def read_header(self) -> Fields:
         """Return the header section that the peer sent first, as (name, value) pairs of bytes."""
         while self._header is None:
-            if self._receive_error is not None:
-                raise self._receive_error.with_traceback(None)
+            if self.receive_error is not None:
+                raise self.receive_error.with_traceback(None)
             if self.receiving is not Half.OPEN:
                 raise StreamReset(self.stream_id, ErrorCode.H3_REQUEST_INCOMPLETE, "FIN")
             await self._readable.wait()
@@ -225,6 +225,17 @@ class HTTP3Stream:
         self._chunks.clear()
         self.unread_bytes = 0
         self._readable.wake()
+
+    def cancel(self) -> None:
+        """Give up both halves: the peer learns that nobody reads or writes on."""
+        self.reset(ErrorCode.H3_REQUEST_CANCELLED)
+        self.stop(ErrorCode.H3_REQUEST_CANCELLED)
+
+    def fail(self, error: Exception) -> None:
+        """Give up both halves, since this side's writer failed; readers raise `error`."""
+        if self.receive_error is None:
+            self.receive_error = error
+        self.cancel()
 
     # ---- datagrams
 
@@ -247,8 +258,8 @@ class HTTP3Stream:
     async def receive_datagram(self) -> bytes:
         """Return the next datagram of this stream; raises as `receive` where none can come."""
         while not self._datagrams:
-            if self._receive_error is not None:
-                raise self._receive_error.with_traceback(None)
+            if self.receive_error is not None:
+                raise self.receive_error.with_traceback(None)
             await self._readable.wait()
         return self._datagrams.popleft()
 
@@ -273,7 +284,7 @@ class HTTP3Stream:
             self.receiving = Half.FINISHED
             if self.expected_bytes not in (None, self.received_bytes):
                 # RFC 9114 section 4.1.2: a malformed message is an error of its stream.
-                self._receive_error = MalformedMessage(
+                self.receive_error = MalformedMessage(
                     self.stream_id,
                     f"its content-length says {self.expected_bytes} bytes, "
                     f"{self.received_bytes} came",
@@ -289,7 +300,7 @@ class HTTP3Stream:
         """The peer's writer gave up: RESET_STREAM."""
         if self.receiving is Half.OPEN:
             self.receiving = Half.RESET
-            self._receive_error = StreamReset(self.stream_id, error_code)
+            self.receive_error = StreamReset(self.stream_id, error_code)
             self._readable.wake()
 
     def feed_stop(self, error_code: int) -> None:
@@ -306,7 +317,7 @@ class HTTP3Stream:
         if not self._carrier.is_client:
             error = ClientDisconnected(self.stream_id, reason.code, str(reason).rstrip("."))
         if self.receiving is Half.OPEN:
-            self.receiving, self._receive_error = Half.LOST, error
+            self.receiving, self.receive_error = Half.LOST, error
         if self.sending is Half.OPEN:
             self.sending, self.send_error = Half.LOST, error
             self.on_abandoned()

@@ -21,7 +21,7 @@ FLOORS = [
     ["certificates", "flow_control"],
     ["stream"],
     ["connection"],
-    ["exchange", "listener"],
+    ["exchange", "listener", "dial"],
     ["handlers"],
     ["server", "client", "frames"],
     ["timeline", "wire"],
