@@ -1,0 +1,179 @@
+"""The set-up behind `make`: what it says when it cannot go on, and that nothing half-made stays."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SYSTEM_TOOLS = ["dirname", "grep", "mktemp", "rm", "sh", "tail", "touch"]
+CLOSED_PORT = 9  # "discard", which nobody serves
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no make")
+
+
+class Checkout:
+    """A copy of what the set-up reads, with a PATH that holds only what a test puts there."""
+
+    def __init__(self, folder):
+        self.root = folder / "a checkout"
+        self.bin = folder / "bin"
+        (self.root / ".ci").mkdir(parents=True)
+        self.bin.mkdir()
+        for name in ["Makefile", "requirements.txt", ".ci/setup"]:
+            shutil.copy(ROOT / name, self.root / name)
+        for name in SYSTEM_TOOLS:
+            (self.bin / name).symlink_to(shutil.which(name))
+        self.venv = self.root / ".venv"
+        self.calls = folder / "calls"
+
+    def add_command(self, name, script):
+        path = self.bin / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def add_python(self, before=""):
+        """A python3 for `python3 -c CODE` that runs `before` in front of the code."""
+        start = f"import sys; {before or 'pass'}; exec(sys.argv.pop(1))"
+        self.add_command("python3", f"""shift; exec "{sys.executable}" -c '{start}' "$@" """)
+
+    def add_uv(self, when_installing=":"):
+        """A uv that writes down its calls, and for `uv pip` runs `when_installing`."""
+        self.add_command(
+            "uv",
+            f"""echo "$1" >>"{self.calls}"
+            if [ "$1" = venv ]; then mkdir .venv; else {when_installing}; fi""",
+        )
+        (self.bin / "mkdir").symlink_to(shutil.which("mkdir"))
+
+    def environment(self, **variables):
+        home = str(self.root.parent)
+        return {"PATH": str(self.bin), "HOME": home, "PIP_CONFIG_FILE": os.devnull, **variables}
+
+    def make(self, *arguments, **variables):
+        """Runs make; the lines on stderr come without make's own."""
+        process = subprocess.run(
+            [shutil.which("make"), *arguments],
+            cwd=self.root,
+            env=self.environment(**variables),
+            capture_output=True,
+            text=True,
+        )
+        lines = [line for line in process.stderr.splitlines() if not line.startswith("make")]
+        return process.returncode, process.stdout, lines
+
+    def set_up(self, python=None, **variables):
+        named = [f"PYTHON={python}"] if python else []
+        return self.make(".venv/.ready", *named, **variables)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+def test_without_python_one_line_says_what_to_do(checkout):
+    code, _, lines = checkout.set_up()
+    assert code != 0
+    assert lines == [
+        "No Python 3.11 or later on PATH: install one (https://www.python.org/downloads/),"
+        " or name it: make PYTHON=/path/to/python"
+    ]
+    assert not checkout.venv.exists()
+
+
+def test_a_python_that_is_too_old_is_passed_over(checkout):
+    checkout.add_python(before="sys.version_info = (3, 10, 14)")
+    code, _, (line,) = checkout.set_up()
+    assert code != 0
+    assert line.startswith("No Python 3.11 or later on PATH")
+    assert not checkout.venv.exists()
+
+
+def test_a_named_python_that_is_too_old_is_refused(checkout):
+    checkout.add_python(before="sys.version_info = (3, 10, 14)")
+    code, _, lines = checkout.set_up(python="python3")
+    assert code != 0
+    assert lines == [
+        "PYTHON=python3 is not a Python 3.11 or later: name another, or leave PYTHON out"
+    ]
+    assert not checkout.venv.exists()
+
+
+def test_a_python_without_venv_names_the_package_that_has_it(checkout):
+    checkout.add_python(before='sys.modules["ensurepip"] = None')
+    code, _, lines = checkout.set_up()
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert code != 0
+    assert lines == [
+        f"Python {version} has no venv. On Debian and Ubuntu: sudo apt install python{version}-venv"
+    ]
+    assert not checkout.venv.exists()
+
+
+def test_without_a_network_one_line_says_so_and_nothing_stays(checkout):
+    code, _, (line,) = checkout.set_up(
+        python=sys.executable, PIP_INDEX_URL=f"http://127.0.0.1:{CLOSED_PORT}", PIP_RETRIES="0"
+    )
+    assert code != 0
+    assert line.startswith("requirements.txt could not be installed. Check the network connection")
+    assert "pip says: ERROR: No matching distribution found for aioquic" in line
+    assert not checkout.venv.exists()
+
+
+def test_a_second_run_installs_nothing_and_new_requirements_update(checkout):
+    checkout.add_python()
+    checkout.add_uv()
+    for _ in range(2):
+        assert checkout.set_up()[0] == 0
+        assert checkout.calls.read_text().split() == ["venv", "pip"]
+    later = (checkout.venv / ".ready").stat().st_mtime + 1
+    os.utime(checkout.root / "requirements.txt", (later, later))
+    assert checkout.set_up()[0] == 0
+    assert checkout.calls.read_text().split() == ["venv", "pip", "pip"]
+
+
+def test_a_failed_update_keeps_what_was_there(checkout):
+    checkout.add_python()
+    checkout.add_uv(when_installing="test ! -e .venv/.ready || exit 2")
+    assert checkout.set_up()[0] == 0
+    later = (checkout.venv / ".ready").stat().st_mtime + 1
+    os.utime(checkout.root / "requirements.txt", (later, later))
+    code, _, lines = checkout.set_up()
+    assert code != 0
+    assert len(lines) == 1
+    assert checkout.venv.exists()
+
+
+def test_an_interrupted_set_up_leaves_nothing(checkout, tmp_path):
+    installing = tmp_path / "installing"
+    os.mkfifo(installing)
+    checkout.add_python()
+    checkout.add_uv(when_installing=f'echo now >"{installing}"; exec sleep 30')
+    (checkout.bin / "sleep").symlink_to(shutil.which("sleep"))
+    process = subprocess.Popen(
+        [shutil.which("make"), ".venv/.ready"],
+        cwd=checkout.root,
+        env=checkout.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert installing.read_text() == "now\n"
+    assert checkout.venv.exists()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=10) != 0
+    assert not checkout.venv.exists()
+
+
+def test_make_alone_lists_the_targets_and_makes_nothing(checkout):
+    code, output, lines = checkout.make()
+    assert code == 0
+    assert lines == []
+    for target in ["lab", "test", "notebooks", "bench", "soak", "clean"]:
+        assert f"make {target} " in output
+    assert not checkout.venv.exists()
