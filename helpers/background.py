@@ -36,6 +36,7 @@ class Background:
 
     @property
     def running(self) -> bool:
+        """Whether the thread was started and not stopped."""
         return self._thread is not None
 
     def start(self) -> None:

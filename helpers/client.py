@@ -11,41 +11,37 @@ import contextlib
 import ssl
 import time
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import httpx2
-from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
 from aioquic.quic.configuration import QuicConfiguration
 
 from helpers.background import Background
+from helpers.blocking import BlockingBody, BlockingStream
 from helpers.certificates import check_ca_file
-from helpers.connection import HTTP3Connection, new_configuration
+from helpers.connection import HTTP3Connection, Observer, new_configuration
 from helpers.dial import connect
 from helpers.errors import (
     ConnectionLost,
-    MalformedMessage,
     PeerError,
-    StreamReset,
     UsageError,
-    describe_code,
 )
-from helpers.stream import Fields, HTTP3Stream
+from helpers.messages import (
+    Timeouts,
+    is_rejected,
+    known_body,
+    receive_response,
+    request_fields,
+    upload_body,
+)
+from helpers.stream import HTTP3Stream
 
 # A connection that was silent for this long is asked for a sign of life before it is used again.
 TRUST_SILENCE_S = 1.0
 PING_TIMEOUT_S = 0.5
 # What may be sent a second time where nobody knows whether it was received (RFC 9110, 9.2.2).
 IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
-
-Timeouts = Mapping[str, float | None]
-
-
-class Observer(Protocol):
-    """What `wire=` accepts: it may attach itself to each configuration (see wire.py)."""
-
-    def observe(self, configuration: QuicConfiguration) -> None: ...
 
 
 class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
@@ -79,14 +75,15 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         exceptions, each saying what happened.
         """
         timeouts = request.extensions.get("timeout", {})
-        body = _known_body(request)
+        body = known_body(request)
         for attempt in (1, 2):
             stream, reused = await self.open(request, timeouts, end_stream=body == b"")
             sent_at = time.perf_counter()
             upload = None
             if body != b"":
-                pieces = request.stream if body is None else [body]
-                upload = asyncio.create_task(_upload(stream, pieces, timeouts.get("write")))
+                upload = asyncio.create_task(
+                    upload_body(stream, request.stream, timeouts.get("write"))
+                )
             try:
                 return await receive_response(stream, timeouts, sent_at, upload)
             except httpx2.TransportError as error:
@@ -137,7 +134,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         connection, reused = await self._connection(request.url, timeouts)
         try:
             async with asyncio.timeout(timeouts.get("pool")):
-                return await connection.open_stream(_fields(request), end_stream), reused
+                return await connection.open_stream(request_fields(request), end_stream), reused
         except TimeoutError:
             raise httpx2.PoolTimeout(
                 "All streams that the server allows at once are in use, and none became free in "
@@ -171,13 +168,11 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
             connection.abandon("replaced")
 
     def _new_configuration(self) -> QuicConfiguration:
-        configuration = new_configuration(is_client=True)
+        configuration = new_configuration(is_client=True, wire=self._wire)
         if self._ca_file is not None:
             configuration.load_verify_locations(cafile=str(self._ca_file))
         if not self._verify:
             configuration.verify_mode = ssl.CERT_NONE
-        if self._wire is not None:
-            self._wire.observe(configuration)
         return configuration
 
 
@@ -207,11 +202,11 @@ class HTTP3Transport(httpx2.BaseTransport):
         awaited; where both are to flow at once, use `open_stream`. Raises httpx2's exceptions.
         """
         self._background.start()
-        if _known_body(request) is not None:
+        if known_body(request) is not None:
             response = self._background.run(self._transport.handle_async_request(request))
         else:
             response = self._send_iterator(request)
-        response.stream = _SyncBody(self, self._background, response.stream)
+        response.stream = BlockingBody(self, self._background, response.stream)
         return response
 
     def _send_iterator(self, request: httpx2.Request) -> httpx2.Response:
@@ -239,14 +234,14 @@ class HTTP3Transport(httpx2.BaseTransport):
         url: str | httpx2.URL,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 5.0,
-    ) -> "SyncStream":
+    ) -> "BlockingStream":
         """Send a request's header and return its stream, taken over, for plain blocking calls.
 
         Each call on it takes at most `timeout_s` seconds, or raises TimeoutError.
         """
         self._background.start()
         stream = self._background.run(self._transport.open_stream(method, url, headers))
-        return SyncStream(self, self._background, stream, timeout_s)
+        return BlockingStream(self, self._background, stream, timeout_s)
 
     def close(self) -> None:
         """Close all connections and end the background thread; twice is harmless."""
@@ -255,247 +250,8 @@ class HTTP3Transport(httpx2.BaseTransport):
             self._background.stop()
 
 
-class SyncStream:
-    """A request stream for the notebook's thread: HTTP3Stream's methods as blocking calls."""
-
-    def __init__(
-        self,
-        owner: HTTP3Transport,
-        background: Background,
-        stream: HTTP3Stream,
-        timeout_s: float,
-    ) -> None:
-        self.stream_id = stream.stream_id
-        self._owner = owner  # its loop runs while the stream is in use
-        self._background = background
-        self._stream = stream
-        self._timeout_s = timeout_s
-
-    def _run(self, coroutine: Any) -> Any:
-        return self._background.run(coroutine, self._timeout_s)
-
-    def write(self, data: bytes) -> None:
-        """Send one DATA frame at once; waits while the server is slow."""
-        self._run(self._stream.write(data))
-
-    def close(self, trailers: Mapping[str, str] | None = None) -> None:
-        """Finish the request (FIN), after `trailers` where given."""
-        self._run(self._stream.close(trailers))
-
-    def read_header(self) -> httpx2.Headers:
-        """Return the response's header; `:status` is one of its fields."""
-        return httpx2.Headers(self._run(self._stream.read_header()))
-
-    def __iter__(self) -> Iterator[bytes]:
-        while chunks := self._run(self._stream.receive()):
-            yield from chunks
-
-    def read(self) -> bytes:
-        """Return the response's body up to its end."""
-        return b"".join(self)
-
-    def send_datagram(self, payload: bytes) -> None:
-        """Send one HTTP datagram (RFC 9297)."""
-        self._run(self._stream.send_datagram(payload))
-
-    def receive_datagram(self) -> bytes:
-        """Return the next HTTP datagram of this stream."""
-        return self._run(self._stream.receive_datagram())
-
-    def reset(self, error_code: int = ErrorCode.H3_REQUEST_CANCELLED) -> None:
-        """End the request early (RESET_STREAM)."""
-        self._background.call(self._stream.reset, error_code)
-
-    def stop(self, error_code: int = ErrorCode.H3_REQUEST_CANCELLED) -> None:
-        """Ask the server to stop (STOP_SENDING)."""
-        self._background.call(self._stream.stop, error_code)
-
-    def __enter__(self) -> "SyncStream":
-        return self
-
-    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        if exc_type is None:
-            self.close()
-        self._background.call(self._stream.cancel)
-
-
-class _Body(httpx2.AsyncByteStream):
-    """A response's body, handed over as it arrives."""
-
-    def __init__(
-        self,
-        stream: HTTP3Stream,
-        timeout_s: float | None,
-        trailers: httpx2.Headers,
-        upload: "asyncio.Task[None] | None",
-    ) -> None:
-        self._stream = stream
-        self._timeout_s = timeout_s
-        self._trailers = trailers
-        self._upload = upload
-        self._loop = asyncio.get_running_loop()
-        self._chunks_read = 0
-        self._bytes_read = 0
-
-    async def receive(self) -> list[bytes]:
-        """Return what has arrived, at least one chunk; an empty list at the end."""
-        with _as_httpx2(self._progress):
-            async with asyncio.timeout(self._timeout_s):
-                chunks = await self._stream.receive()
-        self._chunks_read += len(chunks)
-        self._bytes_read += sum(map(len, chunks))
-        if not chunks:
-            self._trailers.update(self._stream.trailers)
-        return chunks
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while chunks := await self.receive():
-            for chunk in chunks:
-                yield chunk
-
-    def _progress(self) -> str:
-        return f"after {self._chunks_read} chunks, {self._bytes_read} bytes"
-
-    async def aclose(self) -> None:
-        self.cancel()
-
-    def cancel(self) -> None:
-        """Tell the server that nobody reads on; harmless at the end of the body."""
-        if self._upload is not None:
-            self._upload.cancel()
-        self._stream.cancel()
-
-    def __del__(self) -> None:
-        # A response that nobody closed: its server must not stream on for nobody.
-        if self._stream.is_open and not self._loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # the loop closed just now
-                self._loop.call_soon_threadsafe(self._stream.cancel)
-
-
-class _SyncBody(httpx2.SyncByteStream):
-    """A response's body for the notebook's thread: one hop for all that has arrived."""
-
-    def __init__(self, owner: HTTP3Transport, background: Background, body: _Body) -> None:
-        self._owner = owner  # its loop runs while a response is being read
-        self._background = background
-        self._body = body
-
-    def __iter__(self) -> Iterator[bytes]:
-        while chunks := self._background.run(self._body.receive()):
-            yield from chunks
-
-    def close(self) -> None:
-        self._background.call(self._body.cancel)
-
-
 def _shut_down(background: Background, transport: AsyncHTTP3Transport) -> None:
     """End a client that nobody holds any more, or whose process exits; waits for nothing."""
     background.call(transport.disconnect)
     with contextlib.suppress(UsageError):  # the thread is a daemon and holds up nobody
         background.stop(0.5)
-
-
-async def receive_response(
-    stream: HTTP3Stream,
-    timeouts: Timeouts,
-    sent_at: float,
-    upload: "asyncio.Task[None] | None" = None,
-) -> httpx2.Response:
-    """Return the response on `stream` once its header has come; the body follows as it arrives.
-
-    `sent_at` is when the request was sent (time.perf_counter); the response's extensions carry it
-    as `request_sent_at`, beside `stream_id` and, filled at the end of the body, `trailers`.
-    """
-    try:
-        with _as_httpx2(lambda: "before the response began"):
-            async with asyncio.timeout(timeouts.get("read")):
-                fields = await stream.read_header()
-    except BaseException:
-        if upload is not None:
-            upload.cancel()
-        stream.cancel()
-        raise
-    trailers = httpx2.Headers()
-    return httpx2.Response(
-        int(dict(fields)[b":status"]),
-        headers=[field for field in fields if not field[0].startswith(b":")],
-        stream=_Body(stream, timeouts.get("read"), trailers, upload),
-        extensions={
-            "http_version": b"HTTP/3",
-            "stream_id": stream.stream_id,
-            "request_sent_at": sent_at,
-            "trailers": trailers,
-        },
-    )
-
-
-async def _upload(
-    stream: HTTP3Stream, pieces: AsyncIterable[bytes] | Iterable[bytes], timeout_s: float | None
-) -> None:
-    try:
-        if isinstance(pieces, AsyncIterable):
-            async for piece in pieces:
-                async with asyncio.timeout(timeout_s):
-                    await stream.write(piece)
-        else:
-            for piece in pieces:
-                async with asyncio.timeout(timeout_s):
-                    await stream.write(piece)
-        await stream.close()
-    except PeerError:
-        # The server did not want the rest (RFC 9114 section 4.1); its answer says why.
-        stream.reset()
-    except TimeoutError:
-        stream.fail(httpx2.WriteTimeout("The write operation timed out"))
-    except Exception as error:  # noqa: BLE001 - the caller's iterator raised: the caller gets it
-        stream.fail(error)
-
-
-@contextlib.contextmanager
-def _as_httpx2(progress: Any) -> Iterator[None]:
-    """Turn what a stream raises into httpx2's exceptions, with the values in the message."""
-    try:
-        yield
-    except StreamReset as error:
-        raise httpx2.RemoteProtocolError(
-            f"The server ended stream {error.stream_id} with {describe_code(error.error_code)} "
-            f"{progress()}."
-        ) from error
-    except MalformedMessage as error:
-        raise httpx2.RemoteProtocolError(f"{error} That was {progress()}.") from error
-    except ConnectionLost as error:
-        reason = error.reason or describe_code(error.code, error.transport)
-        raise httpx2.ReadError(f"The connection was lost {progress()}: {reason}.") from error
-    except TimeoutError as error:
-        raise httpx2.ReadTimeout("The read operation timed out") from error
-
-
-def is_rejected(error: httpx2.TransportError) -> bool:
-    """Return whether the server refused the request unprocessed (H3_REQUEST_REJECTED)."""
-    cause = error.__cause__
-    return isinstance(cause, StreamReset) and cause.error_code == ErrorCode.H3_REQUEST_REJECTED
-
-
-def _known_body(request: httpx2.Request) -> bytes | None:
-    """Return the request's body, or None where it is an iterator."""
-    try:
-        return request.content
-    except httpx2.RequestNotRead:
-        return None
-
-
-def _fields(request: httpx2.Request) -> Fields:
-    url = request.url
-    pseudo = [
-        (b":method", request.method.encode()),
-        (b":scheme", b"https"),
-        (b":authority", url.netloc),
-        (b":path", url.raw_path),
-    ]
-    # Names in lower case; `host` is :authority here, and what HTTP/1.1 says about the connection
-    # has no place in HTTP/3 (RFC 9114 sections 4.2 and 4.3.1).
-    return pseudo + [
-        (name.lower(), value)
-        for name, value in request.headers.raw
-        if name.lower() != b"host" and name.lower() not in CONNECTION_SPECIFIC_HEADERS
-    ]

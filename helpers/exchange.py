@@ -15,7 +15,8 @@ import httpx2
 from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
 
 from helpers.errors import BodyTooLarge, ContentLengthError, UsageError
-from helpers.stream import Fields, Half, HTTP3Stream
+from helpers.halves import Fields, Half
+from helpers.stream import HTTP3Stream
 
 BUFFER_BYTES = 4096
 
@@ -30,7 +31,8 @@ Headers = Mapping[str, object] | Iterable[tuple[str, object]]
 class Flusher(Protocol):
     """What can send its buffer now; `isinstance(response, Flusher)` asks for it."""
 
-    async def flush(self) -> None: ...
+    async def flush(self) -> None:
+        """Send what was collected, now."""
 
 
 class ResponseState(Enum):
@@ -113,6 +115,7 @@ class Response:
 
     @property
     def header_sent(self) -> bool:
+        """Whether status and headers have left, so that they cannot change any more."""
         return self.state is not ResponseState.COLLECTING
 
     def write_header(self, status: int = 200, headers: Headers = ()) -> None:
@@ -194,9 +197,8 @@ class Response:
         await self._send()
         self.state = ResponseState.FINISHED
         await self._stream.close(self._trailers)
-        if self._stream.receiving is Half.OPEN:
-            # The rest of the request is of no use (RFC 9114 section 4.1).
-            self._stream.stop(ErrorCode.H3_NO_ERROR)
+        # The rest of the request, where there is one, is of no use (RFC 9114 section 4.1).
+        self._stream.stop(ErrorCode.H3_NO_ERROR)
 
     def restart(self) -> None:
         """Forget header and body that have not left, so that an error can be told instead."""
@@ -211,13 +213,12 @@ class Response:
         if self.state is not ResponseState.FINISHED:
             self.state = ResponseState.BROKEN
             self._stream.reset(error_code)
-            if self._stream.receiving is Half.OPEN:
-                self._stream.stop(error_code)
+            self._stream.stop(error_code)
 
     # ---- inside
 
     async def _send(self) -> None:
-        await self._stream.wait_writable()
+        await self._stream.sending.wait()
         if self.state is ResponseState.COLLECTING:
             if self.status is None:
                 self.write_header()
@@ -254,8 +255,8 @@ class Response:
                 f"{call}: stream {self._stream.stream_id} was taken over. Write to the stream that "
                 "take_over returned, not to the response."
             )
-        if self._stream.sending in (Half.STOPPED, Half.LOST):
-            self._stream.check_writable()  # raises why
+        if self._stream.sending.state in (Half.STOPPED, Half.LOST):
+            self._stream.sending.check()  # raises why
         if self.state in (ResponseState.FINISHED, ResponseState.BROKEN):
             raise UsageError(f"{call}: this response is {self.state.value}.")
         if call == "write_header" and self.header_sent:

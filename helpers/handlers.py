@@ -19,7 +19,8 @@ from aioquic.h3.connection import ErrorCode
 from helpers.connection import HTTP3Connection
 from helpers.errors import BodyTooLarge, ClientDisconnected, PeerError, UsageError
 from helpers.exchange import Request, Response
-from helpers.stream import Fields, Half, HTTP3Stream
+from helpers.halves import Fields, Half
+from helpers.stream import HTTP3Stream
 
 logger = logging.getLogger("helpers.server")
 
@@ -172,8 +173,8 @@ def _watched(
             argument = yield awaited
             step = handler.send
         except asyncio.CancelledError as error:
-            gone = stream.sending in (Half.STOPPED, Half.LOST)
-            argument = stream.send_error if gone else error
+            gone = stream.sending.state in (Half.STOPPED, Half.LOST)
+            argument = stream.sending.error if gone else error
             step = handler.throw
         except BaseException as error:  # noqa: BLE001 - it is the handler's, who gets it
             step, argument = handler.throw, error

@@ -24,7 +24,8 @@ from aioquic.quic.packet import (
 
 from helpers.connection import HTTP3Connection
 from helpers.errors import ServerStartError
-from helpers.stream import Fields, HTTP3Stream
+from helpers.halves import Fields
+from helpers.stream import HTTP3Stream
 from helpers.udp import Address, UDPSocket, means_unavailable
 
 logger = logging.getLogger("helpers.server")
@@ -158,7 +159,7 @@ class Listener:
                 self._by_id.pop(event.connection_id, None)
                 self._ids[connection].discard(event.connection_id)
             case quic_events.ConnectionTerminated():
-                logger.info("Connection over: %s", connection.description)
+                logger.info("Connection over: %s", connection.lost)
                 self._forget(connection)
 
     def _add(self, connection: HTTP3Connection, connection_id: bytes) -> None:

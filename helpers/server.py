@@ -12,13 +12,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
-
-from aioquic.quic.configuration import QuicConfiguration
 
 from helpers.background import Background
 from helpers.certificates import check_key_pair
-from helpers.connection import new_configuration
+from helpers.connection import Observer, new_configuration
 from helpers.errors import ServerStartError, UsageError
 from helpers.handlers import Handler, Handlers, Route
 from helpers.listener import LOOPBACK_HOSTS, Listener
@@ -31,12 +28,6 @@ CLOSE_TIMEOUT_S = 0.5
 
 # Servers of this process by port, so that a cell which is run again replaces its own server.
 _started: "weakref.WeakValueDictionary[int, Server]" = weakref.WeakValueDictionary()
-
-
-class Observer(Protocol):
-    """What `wire=` accepts: it may attach itself to the configuration (see wire.py)."""
-
-    def observe(self, configuration: QuicConfiguration) -> None: ...
 
 
 class Server:
@@ -59,10 +50,8 @@ class Server:
         self.host = host
         self._requested_port = port
         self._port: int | None = None
-        self._configuration = new_configuration(is_client=False)
+        self._configuration = new_configuration(is_client=False, wire=wire)
         self._configuration.load_cert_chain(cert_file, key_file)
-        if wire is not None:
-            wire.observe(self._configuration)
         self._handlers = Handlers()
         self._background = Background("http3-server")
         self._listener: Listener | None = None

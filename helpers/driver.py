@@ -1,0 +1,253 @@
+"""The loop around aioquic: datagrams in, datagrams out, timers between.
+
+aioquic's `QuicConnection` is the QUIC protocol without any I/O (RFC 9000): it is told what arrived
+and what time it is, and it tells what to send and when to ask again. This is the part that talks to
+the network. What the events mean is up to the subclass (connection.py).
+
+Sending happens once per turn of the loop: whoever wrote something asks for it with `transmit_soon`,
+so that all writes of a turn share packets.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from enum import Enum
+
+from aioquic.h3.connection import ErrorCode
+from aioquic.quic import events as quic_events
+from aioquic.quic.connection import QuicConnection
+
+from helpers import flow_control
+from helpers.errors import ConnectionLost
+from helpers.udp import Address
+
+logger = logging.getLogger("helpers.connection")
+
+# aioquic logs what a peer did wrong as a warning. Here that becomes an exception or a line of our
+# own, so without this a learner would read everything twice.
+logging.getLogger("quic").addHandler(logging.NullHandler())
+
+# A peer that vanished is noticed within 10 s while a request is open: after at most 3 s of silence
+# a PING asks for a sign of life, and 7 s later the connection counts as lost.
+IDLE_TIMEOUT_S = 7.0
+KEEP_ALIVE_AFTER_S = 2.0
+KEEP_ALIVE_CHECK_S = 1.0
+
+
+class State(Enum):
+    """The life of a connection (RFC 9000 sections 7 and 10)."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class QUICDriver:
+    """Drives one QUIC connection on the running loop; a subclass gives its events a meaning.
+
+    `send(data, address)` puts one datagram on the network. `connected` is done when the handshake
+    is, or fails with ConnectionLost. `lost` says why the connection ended, None while it has not.
+    `on_event(event)` sees each QUIC event first, `on_closed()` is called when nothing more is sent.
+    """
+
+    def __init__(
+        self,
+        quic: QuicConnection,
+        send: Callable[[bytes, Address], None],
+        on_event: Callable[[quic_events.QuicEvent], None] | None = None,
+    ) -> None:
+        self.quic = quic
+        self.is_client = quic.configuration.is_client
+        self.state = State.CONNECTING
+        self.lost: ConnectionLost | None = None
+        self.alpn: str | None = None
+        self.on_closed: Callable[[], None] = lambda: None
+        self._loop = asyncio.get_running_loop()
+        self.connected: asyncio.Future[None] = self._loop.create_future()
+        self._send = send
+        self._on_event = on_event
+        self._pings: dict[int, asyncio.Future[None]] = {}
+        self._ping_ids = itertools.count(1)
+        self._transmit_handle: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._keep_alive_timer: asyncio.TimerHandle | None = None
+        self._received_at = self._loop.time()
+
+    # ---- for the subclass
+
+    def handle_event(self, event: quic_events.QuicEvent) -> None:
+        """Give one event its meaning; called for each, in order."""
+        raise NotImplementedError
+
+    def transmitted(self) -> None:
+        """Called after each transmission: what was acknowledged has made room."""
+
+    def connection_lost(self, reason: ConnectionLost) -> None:
+        """Called once, as soon as it is known that the connection ends."""
+
+    def in_use(self) -> bool:
+        """Return whether somebody waits for the peer, so that its silence matters."""
+        return False
+
+    # ---- datagrams
+
+    def receive(self, data: bytes, address: Address) -> None:
+        """Take one datagram from the network."""
+        if self.state is State.CLOSED:
+            return
+        self._received_at = now = self._loop.time()
+        try:
+            self.quic.receive_datagram(data, address, now=now)
+            self._process_events()
+        except Exception:
+            # Whatever a peer sends must not take the other connections down with it.
+            logger.exception("Closing the connection with %s: it broke the parser", address)
+            self.quic.close(error_code=ErrorCode.H3_INTERNAL_ERROR)
+            self._process_events()
+        self.transmit_soon()
+
+    def transmit_soon(self) -> None:
+        """Send what is due at the end of this turn of the loop."""
+        if self._transmit_handle is None:
+            self._transmit_handle = self._loop.call_soon(self.transmit)
+
+    def transmit(self) -> int:
+        """Send what is due now; return how many datagrams that were."""
+        if self._transmit_handle is not None:
+            self._transmit_handle.cancel()
+            self._transmit_handle = None
+        # Until its first valid packet, a server's connection has nobody to send to.
+        if self.state is State.CLOSED or self.quic.get_peer_address() is None:
+            return 0
+        datagrams = self.quic.datagrams_to_send(now=self._loop.time())
+        for data, address in datagrams:
+            self._send(data, address)
+        self._arm_timer()
+        self.transmitted()
+        return len(datagrams)
+
+    # ---- time
+
+    def _arm_timer(self) -> None:
+        deadline = self.quic.get_timer()
+        if deadline is None:
+            self._cancel_timers()
+        elif self._timer is None or deadline < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+        # A timer that is earlier than need be looks again when it fires: cheaper than moving it
+        # with each packet.
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now, deadline = self._loop.time(), self.quic.get_timer()
+        if deadline is not None and now < deadline:
+            self._arm_timer()
+            return
+        self.quic.handle_timer(now=now)
+        self._process_events()
+        self.transmit()
+
+    def keep_alive(self) -> None:
+        """Watch over the connection while it is `in_use`, so that silence means death."""
+        if self._keep_alive_timer is None and self.lost is None:
+            self._keep_alive_timer = self._loop.call_later(KEEP_ALIVE_CHECK_S, self._check_alive)
+
+    def _check_alive(self) -> None:
+        self._keep_alive_timer = None
+        if self.lost is not None or not self.in_use():
+            return
+        if self._loop.time() - self._received_at >= KEEP_ALIVE_AFTER_S:
+            self.quic.send_ping(0)
+            self.transmit_soon()
+        self.keep_alive()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._timer, self._keep_alive_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._keep_alive_timer = None
+
+    async def is_alive(self, trust_s: float, timeout_s: float) -> bool:
+        """Return whether the connection can be used.
+
+        After `trust_s` seconds of silence the peer is asked, and has `timeout_s` to answer.
+        """
+        if self.lost is not None:
+            return False
+        if self._loop.time() - self._received_at < trust_s:
+            return True
+        uid = next(self._ping_ids)
+        self._pings[uid] = answer = self._loop.create_future()
+        self.quic.send_ping(uid)
+        self.transmit_soon()
+        try:
+            await asyncio.wait_for(answer, timeout_s)
+        except (TimeoutError, ConnectionLost):
+            return False
+        finally:
+            self._pings.pop(uid, None)
+        return True
+
+    # ---- events
+
+    def _process_events(self) -> None:
+        while (event := self.quic.next_event()) is not None:
+            if self._on_event is not None:
+                self._on_event(event)
+            match event:
+                case quic_events.HandshakeCompleted():
+                    self.alpn = event.alpn_protocol
+                    self.state = State.OPEN
+                    flow_control.raise_datagram_size(self.quic)
+                    _settle(self.connected)
+                case quic_events.PingAcknowledged():
+                    _settle(self._pings.get(event.uid))
+                case quic_events.ConnectionTerminated():
+                    self._end()
+            self.handle_event(event)
+        closing = flow_control.close_event(self.quic)
+        if closing is not None and self.lost is None:
+            self._lose(closing)
+
+    def _lose(self, closing: quic_events.ConnectionTerminated) -> None:
+        self.state = State.CLOSING
+        self.lost = ConnectionLost(
+            closing.error_code, closing.reason_phrase, closing.frame_type is not None
+        )
+        for waiting in (self.connected, *self._pings.values()):
+            _settle(waiting, self.lost)
+        self.connection_lost(self.lost)
+
+    # ---- the end
+
+    def close(self, error_code: int = ErrorCode.H3_NO_ERROR, reason: str = "") -> None:
+        """Close the connection at once (CONNECTION_CLOSE); streams still open are lost."""
+        self.quic.close(error_code=error_code, reason_phrase=reason)
+        self._process_events()
+        self.transmit()
+
+    def abandon(self, reason: str) -> None:
+        """Give the connection up without a word, where the other end is gone or was told."""
+        if self.lost is None:
+            self._lose(quic_events.ConnectionTerminated(1, 0, reason))
+        self._end()
+
+    def _end(self) -> None:
+        if self.state is not State.CLOSED:
+            self.state = State.CLOSED
+            self._cancel_timers()
+            self.on_closed()
+
+
+def _settle(waiting: "asyncio.Future[None] | None", error: Exception | None = None) -> None:
+    if waiting is None or waiting.done():
+        return
+    if error is None:
+        waiting.set_result(None)
+    else:
+        waiting.set_exception(error)
+        waiting.exception()  # retrieved: often nobody waits

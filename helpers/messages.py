@@ -1,0 +1,179 @@
+"""One request and one response, translated between httpx2 and a stream.
+
+httpx2 speaks of requests, responses and its own exceptions; a stream of header sections, chunks and
+the ways in which a half can end. This is the dictionary between the two; client.py finds the
+connection.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+
+import httpx2
+from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
+
+from helpers.errors import ConnectionLost, MalformedMessage, PeerError, StreamReset, describe_code
+from helpers.halves import Fields
+from helpers.stream import HTTP3Stream
+
+Timeouts = Mapping[str, float | None]
+
+
+def known_body(request: httpx2.Request) -> bytes | None:
+    """Return the request's body, or None where it is an iterator."""
+    try:
+        return request.content
+    except httpx2.RequestNotRead:
+        return None
+
+
+def request_fields(request: httpx2.Request) -> Fields:
+    """Return a request's header section (RFC 9114 section 4.3.1)."""
+    url = request.url
+    pseudo = [
+        (b":method", request.method.encode()),
+        (b":scheme", b"https"),
+        (b":authority", url.netloc),
+        (b":path", url.raw_path),
+    ]
+    # Names in lower case; `host` is :authority here, and what HTTP/1.1 says about the connection
+    # has no place in HTTP/3 (RFC 9114 sections 4.2 and 4.3.1).
+    return pseudo + [
+        (name.lower(), value)
+        for name, value in request.headers.raw
+        if name.lower() != b"host" and name.lower() not in CONNECTION_SPECIFIC_HEADERS
+    ]
+
+
+async def receive_response(
+    stream: HTTP3Stream,
+    timeouts: Timeouts,
+    sent_at: float,
+    upload: "asyncio.Task[None] | None" = None,
+) -> httpx2.Response:
+    """Return the response on `stream` once its header has come; the body follows as it arrives.
+
+    `sent_at` is when the request was sent (time.perf_counter); the response's extensions carry it
+    as `request_sent_at`, beside `stream_id` and, filled at the end of the body, `trailers`.
+    """
+    try:
+        with as_httpx2(lambda: "before the response began"):
+            async with asyncio.timeout(timeouts.get("read")):
+                fields = await stream.read_header()
+    except BaseException:
+        if upload is not None:
+            upload.cancel()
+        stream.cancel()
+        raise
+    trailers = httpx2.Headers()
+    return httpx2.Response(
+        int(dict(fields)[b":status"]),
+        headers=[field for field in fields if not field[0].startswith(b":")],
+        stream=ResponseBody(stream, timeouts.get("read"), trailers, upload),
+        extensions={
+            "http_version": b"HTTP/3",
+            "stream_id": stream.stream_id,
+            "request_sent_at": sent_at,
+            "trailers": trailers,
+        },
+    )
+
+
+async def upload_body(
+    stream: HTTP3Stream, pieces: AsyncIterable[bytes], timeout_s: float | None
+) -> None:
+    """Send a request's body; each piece may take `timeout_s` seconds.
+
+    Raises nothing: what goes wrong reaches the one who waits for the response.
+    """
+    try:
+        async for piece in pieces:
+            async with asyncio.timeout(timeout_s):
+                await stream.write(piece)
+        await stream.close()
+    except PeerError:
+        # The server did not want the rest (RFC 9114 section 4.1); its answer says why.
+        stream.reset()
+    except TimeoutError:
+        stream.fail(httpx2.WriteTimeout("The write operation timed out"))
+    except Exception as error:  # noqa: BLE001 - the caller's iterator raised: the caller gets it
+        stream.fail(error)
+
+
+@contextlib.contextmanager
+def as_httpx2(progress: Callable[[], str]) -> Iterator[None]:
+    """Turn what a stream raises into httpx2's exceptions, with the values in the message."""
+    try:
+        yield
+    except StreamReset as error:
+        raise httpx2.RemoteProtocolError(
+            f"The server ended stream {error.stream_id} with {describe_code(error.error_code)} "
+            f"{progress()}."
+        ) from error
+    except MalformedMessage as error:
+        raise httpx2.RemoteProtocolError(f"{error} That was {progress()}.") from error
+    except ConnectionLost as error:
+        reason = error.reason or describe_code(error.code, error.transport)
+        raise httpx2.ReadError(f"The connection was lost {progress()}: {reason}.") from error
+    except TimeoutError as error:
+        raise httpx2.ReadTimeout("The read operation timed out") from error
+
+
+def is_rejected(error: httpx2.TransportError) -> bool:
+    """Return whether the server refused the request unprocessed (H3_REQUEST_REJECTED)."""
+    cause = error.__cause__
+    return isinstance(cause, StreamReset) and cause.error_code == ErrorCode.H3_REQUEST_REJECTED
+
+
+class ResponseBody(httpx2.AsyncByteStream):
+    """A response's body, handed over as it arrives; on the connection's loop."""
+
+    def __init__(
+        self,
+        stream: HTTP3Stream,
+        timeout_s: float | None,
+        trailers: httpx2.Headers,
+        upload: "asyncio.Task[None] | None",
+    ) -> None:
+        self._stream = stream
+        self._timeout_s = timeout_s
+        self._trailers = trailers
+        self._upload = upload
+        self._loop = asyncio.get_running_loop()
+        self._chunks_read = 0
+        self._bytes_read = 0
+
+    async def receive(self) -> list[bytes]:
+        """Return what has arrived, at least one chunk; an empty list at the end."""
+        with as_httpx2(self._progress):
+            async with asyncio.timeout(self._timeout_s):
+                chunks = await self._stream.receive()
+        self._chunks_read += len(chunks)
+        self._bytes_read += sum(map(len, chunks))
+        if not chunks:
+            self._trailers.update(self._stream.trailers)
+        return chunks
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while chunks := await self.receive():
+            for chunk in chunks:
+                yield chunk
+
+    def _progress(self) -> str:
+        return f"after {self._chunks_read} chunks, {self._bytes_read} bytes"
+
+    async def aclose(self) -> None:
+        """Do what `cancel` does."""
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Tell the server that nobody reads on; harmless at the end of the body."""
+        if self._upload is not None:
+            self._upload.cancel()
+        self._stream.cancel()
+
+    def __del__(self) -> None:
+        # A response that nobody closed: its server must not stream on for nobody.
+        if self._stream.is_open and not self._loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop closed just now
+                self._loop.call_soon_threadsafe(self._stream.cancel)
