@@ -95,17 +95,24 @@ async def _one(
     players = measurement.sides[side]
     parameters = measurement.parameters | (measurement.tiny if options.tiny else {})
     label = f"{measurement.workload or 'import'} {side}"
-    print(f"\r\033[K{label} ...", end="", file=sys.stderr, flush=True)
+    _show(f"{label} ...")
     try:
         if isinstance(players, str):
             result = await run_import(players)
         else:
             result = await run_pair(files, *players, measurement.workload, parameters)
     except MeasurementFailed as error:
-        print(f"\r\033[K{label}: {error}", file=sys.stderr)
+        _show("")
+        print(f"{label}: {error}", file=sys.stderr)
     else:
         figures[measurement][side].append(result)
-    print("\r\033[K", end="", file=sys.stderr, flush=True)
+    _show("")
+
+
+def _show(text: str) -> None:
+    """What runs now, on a terminal's last line."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

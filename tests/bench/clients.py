@@ -4,7 +4,6 @@ A client is one connection (curl's: as many as `connections` asks for). `get` an
 `on_data(bytes)` with each piece of the body as it arrives, and return when the body has ended.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol

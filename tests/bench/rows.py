@@ -94,7 +94,12 @@ STREAM_COST = Measurement(
     {"steps": {"1": 2, "4": 8}},
 )
 MEMORY_CONNECTIONS = Measurement(PYTHON_CLIENTS, "memory_connections", {"count": 100}, {"count": 3})
-MEMORY_STREAMS = Measurement(PYTHON_CLIENTS, "memory_streams", {"count": 500}, {"count": 5})
+MEMORY_STREAMS = Measurement(
+    PYTHON_CLIENTS,
+    "memory_streams",
+    {"connections": 5, "streams": 100},
+    {"connections": 1, "streams": 3},
+)
 FIRST_BYTE = Measurement(WITH_SYNC, "first_byte", {"count": 11}, {"count": 2})
 IMPORT = Measurement(
     {
@@ -111,16 +116,14 @@ SYNC = {"ours": "ours, sync"}
 
 ROWS = [
     Row("download", "40 MiB body", DOWNLOAD, "mb_per_s", "MB/s", 4, **UP),
-    Row(
-        "download-sync", "the same, as notebooks do", DOWNLOAD, "mb_per_s", "MB/s", 4, **UP, **SYNC
-    ),
+    Row("download-sync", "notebooks' client", DOWNLOAD, "mb_per_s", "MB/s", 4, **UP, **SYNC),
     Row("download-curl", "40 MiB body, curl reads", DOWNLOAD_CURL, "mb_per_s", "MB/s", 4, **UP),
-    Row("upload", "40 MiB upload, of a download", UPLOAD, "mb_per_s", "MB/s", 0.8, **OF_DOWNLOAD),
-    Row("both", "both at once, of a download", BOTH, "mb_per_s", "MB/s", 0.8, **OF_DOWNLOAD),
+    Row("upload", "40 MiB upload, to download", UPLOAD, "mb_per_s", "MB/s", 0.8, **OF_DOWNLOAD),
+    Row("both", "both at once, to download", BOTH, "mb_per_s", "MB/s", 0.8, **OF_DOWNLOAD),
     Row("ticks-p50", "chunk every ms, delivery p50", TICKS, "p50_us", "us", 0.8),
     Row("ticks-p99", "chunk every ms, delivery p99", TICKS, "p99_us", "us", 1.0),
-    Row("ticks-sync-p50", "the same, as notebooks do, p50", TICKS, "p50_us", "us", 0.8, **SYNC),
-    Row("ticks-sync-p99", "the same, as notebooks do, p99", TICKS, "p99_us", "us", 1.0, **SYNC),
+    Row("ticks-sync-p50", "notebooks' client, p50", TICKS, "p50_us", "us", 0.8, **SYNC),
+    Row("ticks-sync-p99", "notebooks' client, p99", TICKS, "p99_us", "us", 1.0, **SYNC),
     Row("ticks-curl-p50", "chunk every ms, curl, p50", TICKS_CURL, "p50_us", "us"),
     Row("ticks-curl-p99", "chunk every ms, curl, p99", TICKS_CURL, "p99_us", "us"),
     Row("burst", "20,000 flushed chunks", BURST, "chunks_per_s", "chunks/s", 1.5, **UP),
@@ -139,7 +142,5 @@ ROWS = [
     Row("import", "import server and client", IMPORT, "ms", "ms", 1.15),
     Row("start", "Server.start", FIRST_BYTE, "start_ms", "ms", 20, **ALONE),
     Row("first-byte", "first byte, new connection", FIRST_BYTE, "ms", "ms", 30, **ALONE),
-    Row(
-        "first-byte-sync", "the same, as notebooks do", FIRST_BYTE, "ms", "ms", 30, **ALONE, **SYNC
-    ),
+    Row("first-byte-sync", "notebooks' client", FIRST_BYTE, "ms", "ms", 30, **ALONE, **SYNC),
 ]

@@ -1,7 +1,8 @@
 """One server process: `python -m tests.bench.servers KIND CERT_FILE KEY_FILE`.
 
 It prints its UDP port, and how long it took to start, as JSON when it is ready. It ends when its
-standard input does, so it cannot outlive the benchmark. The peers are written as their documentation suggests, with default settings.
+standard input does, so it cannot outlive the benchmark. The peers are written as their
+documentation suggests, with default settings.
 """
 
 import asyncio

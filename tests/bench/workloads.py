@@ -159,15 +159,19 @@ async def memory_connections(target: Target, count: int) -> dict[str, float]:
     return _memory_each(before, _rss_bytes(server), count)
 
 
-async def memory_streams(target: Target, count: int) -> dict[str, float]:
-    """Open streams on one connection that stay open after one chunk; memory for each."""
-    client = await _warm(target)
-    server = await _server_process(client)
-    tasks = [await _hold(client) for _ in range(20)]
+async def memory_streams(target: Target, connections: int, streams: int) -> dict[str, float]:
+    """Open streams that stay open after one chunk; memory for each.
+
+    On several connections, since aioquic lets a client open 128 on one.
+    """
+    clients = [await _warm(target) for _ in range(connections)]
+    server = await _server_process(clients[0])
+    tasks = [await _hold(client) for client in clients for _ in range(20)]
     before = _rss_bytes(server)
-    for _ in range(count):
-        tasks.append(await _hold(client))
-    figures = _memory_each(before, _rss_bytes(server), count)
+    for client in clients:
+        for _ in range(streams):
+            tasks.append(await _hold(client))
+    figures = _memory_each(before, _rss_bytes(server), connections * streams)
     if any(task.done() for task in tasks):
         raise ValueError("a stream ended that was to stay open")
     return figures
