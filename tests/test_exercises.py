@@ -7,7 +7,7 @@ from tests import exercises
 
 
 def cell(cell_type, source, **metadata):
-    made = getattr(nbformat.v4, f"new_{cell_type}_cell")(source, id=f"id-{source[:5].strip()}")
+    made = getattr(nbformat.v4, f"new_{cell_type}_cell")(source, id=source.split(maxsplit=1)[0][:4])
     made.metadata.update(metadata)
     return made
 
