@@ -1,6 +1,7 @@
 """What stands in the notebooks' files: executed, clean, short cells, and no churn."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ NOTEBOOKS = sorted(
     path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
 )
 LINES_PER_CELL = 15
+MACHINE_PATH = r"/(home|Users|root|tmp|site-packages)/|[A-Z]:\\\\|File ~"
 
 each_notebook = pytest.mark.parametrize(
     "path", NOTEBOOKS, ids=lambda path: path.relative_to(FOLDER).as_posix()
@@ -89,3 +91,13 @@ def test_what_changes_from_run_to_run_is_not_stored(path):
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     for cell in code_cells(path):
         assert "execution" not in cell["metadata"], cell["id"]
+        for out in cell["outputs"]:
+            assert "application/vnd.jupyter.widget-view+json" not in out.get("data", {}), cell["id"]
+
+
+@each_notebook
+def test_no_path_of_the_machine_it_ran_on_is_stored(path):
+    for cell in code_cells(path):
+        stored = json.dumps(cell["outputs"])
+        assert ROOT.as_posix() not in stored, cell["id"]
+        assert not re.search(MACHINE_PATH, stored), cell["id"]
