@@ -89,8 +89,14 @@ class BlockingBody(httpx2.SyncByteStream):
         self._body = body
 
     def __iter__(self) -> Iterator[bytes]:
-        while chunks := self._background.run(self._body.receive()):
+        while chunks := self._receive():
             yield from chunks
 
+    def _receive(self) -> list[bytes]:
+        rest = self._body.receive_rest()
+        return rest if rest is not None else self._background.run(self._body.receive())
+
     def close(self) -> None:
-        self._background.call(self._body.cancel)
+        """Tell the server that nobody reads on, where something was left."""
+        if not self._body.is_over:
+            self._background.call(self._body.cancel)

@@ -181,17 +181,17 @@ class HTTP3Connection(QUICDriver):
     def send_data(self, stream_id: int, data: bytes) -> None:
         """Send one DATA frame."""
         self._http.send_data(stream_id, data, end_stream=False)
-        self.transmit_soon()
+        self.written()
 
     def send_fields(self, stream_id: int, fields: Fields, end_stream: bool) -> None:
         """Send one HEADERS frame, with FIN if asked."""
         self._http.send_headers(stream_id, fields, end_stream)
-        self.transmit_soon()
+        self.written()
 
     def send_fin(self, stream_id: int) -> None:
         """Finish a stream."""
         self._http.finish(stream_id)
-        self.transmit_soon()
+        self.written()
 
     def send_reset(self, stream_id: int, error_code: int) -> None:
         """Send RESET_STREAM."""
@@ -200,18 +200,18 @@ class HTTP3Connection(QUICDriver):
             self.transmit()
             self.quic.reset_stream(stream_id, error_code)
             self._http.forget(stream_id)
-            self.transmit_soon()
+            self.written()
 
     def send_stop(self, stream_id: int, error_code: int) -> None:
         """Send STOP_SENDING."""
         if self.lost is None:
             self.quic.stop_stream(stream_id, error_code)
-            self.transmit_soon()
+            self.written()
 
     def send_datagram(self, stream_id: int, payload: bytes) -> None:
         """Send one HTTP datagram."""
         self._http.send_datagram(stream_id, payload)
-        self.transmit_soon()
+        self.written()
 
     def max_datagram_bytes(self, stream_id: int) -> int:
         """Return how long a datagram's payload may be; 0 where the peer takes none."""

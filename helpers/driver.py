@@ -4,8 +4,8 @@ aioquic's `QuicConnection` is the QUIC protocol without any I/O (RFC 9000): it i
 and what time it is, and it tells what to send and when to ask again. This is the part that talks to
 the network. What the events mean is up to the subclass (connection.py).
 
-Sending happens once per turn of the loop: whoever wrote something asks for it with `transmit_soon`,
-so that all writes of a turn share packets.
+Sending happens once per turn of the loop: whoever wrote something calls `written`, and all writes
+of a turn share packets.
 """
 
 import asyncio
@@ -70,6 +70,7 @@ class QUICDriver:
         self._on_event = on_event
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._ping_ids = itertools.count(1)
+        self._has_written = False
         self._transmit_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._keep_alive_timer: asyncio.TimerHandle | None = None
@@ -108,8 +109,13 @@ class QUICDriver:
             self._process_events()
         self.transmit_soon()
 
+    def written(self) -> None:
+        """Send what was just written at the end of this turn of the loop."""
+        self._has_written = True
+        self.transmit_soon()
+
     def transmit_soon(self) -> None:
-        """Send what is due at the end of this turn of the loop."""
+        """Send what is due, if anything is, at the end of this turn of the loop."""
         if self._transmit_handle is None:
             self._transmit_handle = self._loop.call_soon(self.transmit)
 
@@ -121,6 +127,9 @@ class QUICDriver:
         # Until its first valid packet, a server's connection has nobody to send to.
         if self.state is State.CLOSED or self.quic.get_peer_address() is None:
             return 0
+        if self._has_written:
+            self._has_written = False
+            flow_control.acknowledge_now(self.quic)
         datagrams = self.quic.datagrams_to_send(now=self._loop.time())
         for data, address in datagrams:
             self._send(data, address)

@@ -19,6 +19,9 @@ from helpers.flow_control import UNACKNOWLEDGED_LIMIT_BYTES
 
 Fields = list[tuple[bytes, bytes]]
 
+# A writer lets the loop's other tasks run after so many writes.
+WRITES_PER_TURN = 64
+
 # HTTP datagrams may be lost (RFC 9297 section 2); those that nobody fetches are.
 MAX_WAITING_DATAGRAMS = 256
 
@@ -79,6 +82,7 @@ class SendingHalf:
         self.error: Exception | None = None
         self._carrier = carrier
         self._writable = Signal()
+        self._writes_in_turn = 0
 
     def check(self) -> None:
         """Raise where nothing can be written any more: why the peer left, or UsageError."""
@@ -92,6 +96,12 @@ class SendingHalf:
     async def wait(self) -> None:
         """Wait while more than 256 KiB of this stream is unacknowledged; raises as `check`."""
         self.check()
+        self._writes_in_turn += 1
+        if self._writes_in_turn >= WRITES_PER_TURN:
+            # A writer that never has to wait must not keep the loop for itself.
+            self._writes_in_turn = 0
+            await asyncio.sleep(0)
+            self.check()
         while self._carrier.unacknowledged_bytes(self.stream_id) > UNACKNOWLEDGED_LIMIT_BYTES:
             self._carrier.wake_when_acknowledged(self)
             await self._writable.wait()
@@ -180,6 +190,17 @@ class ReceivingHalf:
         chunks = list(self._chunks)
         self._drop()
         self._carrier.data_was_read(self.stream_id)
+        return chunks
+
+    def take_rest(self) -> list[bytes] | None:
+        """Return what is left where all of it has come without an error, None otherwise.
+
+        Nothing arrives any more then, so any thread may call this.
+        """
+        if self.state is not Half.FINISHED or self.error is not None:
+            return None
+        chunks = list(self._chunks)
+        self._drop()
         return chunks
 
     def stop(self, error_code: int) -> None:

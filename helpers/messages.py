@@ -13,7 +13,7 @@ import httpx2
 from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
 
 from helpers.errors import ConnectionLost, MalformedMessage, PeerError, StreamReset, describe_code
-from helpers.halves import Fields
+from helpers.halves import Fields, Half
 from helpers.stream import HTTP3Stream
 
 Timeouts = Mapping[str, float | None]
@@ -148,9 +148,17 @@ class ResponseBody(httpx2.AsyncByteStream):
         with as_httpx2(self._progress):
             async with asyncio.timeout(self._timeout_s):
                 chunks = await self._stream.receive()
+        return self._handed_over(chunks)
+
+    def receive_rest(self) -> list[bytes] | None:
+        """Return what is left where all of it has come, None otherwise; from any thread."""
+        chunks = self._stream.receiving.take_rest()
+        return None if chunks is None else self._handed_over(chunks)
+
+    def _handed_over(self, chunks: list[bytes]) -> list[bytes]:
         self._chunks_read += len(chunks)
         self._bytes_read += sum(map(len, chunks))
-        if not chunks:
+        if self._stream.receiving.state is Half.FINISHED:
             self._trailers.update(self._stream.trailers)
         return chunks
 
@@ -161,6 +169,11 @@ class ResponseBody(httpx2.AsyncByteStream):
 
     def _progress(self) -> str:
         return f"after {self._chunks_read} chunks, {self._bytes_read} bytes"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be cancelled."""
+        return not self._stream.is_open and (self._upload is None or self._upload.done())
 
     async def aclose(self) -> None:
         """Do what `cancel` does."""
