@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 LEFT_BEHIND_WAIT_S = 2.0
+PROCESS_WIDE_THREADS = {"tqdm_monitor"}
 
 
 def pytest_addoption(parser):
@@ -57,13 +58,13 @@ def nothing_left_behind(monkeypatch):
     """Fails a test that leaves a thread, a task or a UDP socket, or an error in asyncio's log."""
     tasks = _record_tasks(monkeypatch)
     errors = _AsyncioErrors()
-    threads_before = set(threading.enumerate())
+    threads_before = _threads()
     sockets_before = _udp_sockets()
     logging.getLogger("asyncio").addHandler(errors)
     yield
     deadline = time.monotonic() + LEFT_BEHIND_WAIT_S
     while True:
-        left = [f"thread {thread!r}" for thread in set(threading.enumerate()) - threads_before]
+        left = [f"thread {thread!r}" for thread in _threads() - threads_before]
         left += [f"task {task!r}" for ref in tasks if (task := ref()) and not task.done()]
         left += [f"UDP socket at {address}" for address in _udp_sockets() - sockets_before]
         if not left or time.monotonic() > deadline:
@@ -73,6 +74,10 @@ def nothing_left_behind(monkeypatch):
     left += [f"in asyncio's log: {message}" for message in errors.messages]
     if left:
         pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
+
+
+def _threads():
+    return {thread for thread in threading.enumerate() if thread.name not in PROCESS_WIDE_THREADS}
 
 
 def _record_tasks(monkeypatch):
