@@ -49,7 +49,7 @@ class QUICDriver:
 
     `send(data, address)` puts one datagram on the network. `connected` is done when the handshake
     is, or fails with ConnectionLost. `lost` says why the connection ended, None while it has not.
-    `on_event(event)` sees each QUIC event first, `on_closed()` is called when nothing more is sent.
+    `on_event(event)` sees each QUIC event last, `on_closed()` is called when nothing more is sent.
     """
 
     def __init__(
@@ -205,8 +205,6 @@ class QUICDriver:
 
     def _process_events(self) -> None:
         while (event := self.quic.next_event()) is not None:
-            if self._on_event is not None:
-                self._on_event(event)
             match event:
                 case quic_events.HandshakeCompleted():
                     self.alpn = event.alpn_protocol
@@ -216,17 +214,19 @@ class QUICDriver:
                 case quic_events.PingAcknowledged():
                     _settle(self._pings.get(event.uid))
                 case quic_events.ConnectionTerminated():
-                    self._end()
+                    self._end(_reason(event))
             self.handle_event(event)
+            if self._on_event is not None:
+                self._on_event(event)
         closing = flow_control.close_event(self.quic)
-        if closing is not None and self.lost is None:
-            self._lose(closing)
+        if closing is not None:
+            self._lose(_reason(closing))
 
-    def _lose(self, closing: quic_events.ConnectionTerminated) -> None:
+    def _lose(self, reason: ConnectionLost) -> None:
+        if self.lost is not None:
+            return
         self.state = State.CLOSING
-        self.lost = ConnectionLost(
-            closing.error_code, closing.reason_phrase, closing.frame_type is not None
-        )
+        self.lost = reason
         for waiting in (self.connected, *self._pings.values()):
             _settle(waiting, self.lost)
         self.connection_lost(self.lost)
@@ -241,15 +241,22 @@ class QUICDriver:
 
     def abandon(self, reason: str) -> None:
         """Give the connection up without a word, where the other end is gone or was told."""
-        if self.lost is None:
-            self._lose(quic_events.ConnectionTerminated(1, 0, reason))
-        self._end()
+        self._end(ConnectionLost(None, reason))
 
-    def _end(self) -> None:
+    def _end(self, reason: ConnectionLost) -> None:
+        self._lose(reason)
         if self.state is not State.CLOSED:
             self.state = State.CLOSED
             self._cancel_timers()
             self.on_closed()
+
+
+def _reason(closing: quic_events.ConnectionTerminated) -> ConnectionLost:
+    if closing.reason_phrase == "Idle timeout":  # aioquic's own words; no code came from the peer
+        return ConnectionLost(None, f"nothing came for {IDLE_TIMEOUT_S:g} s, the peer has vanished")
+    return ConnectionLost(
+        closing.error_code, closing.reason_phrase, transport=closing.frame_type is not None
+    )
 
 
 def _settle(waiting: "asyncio.Future[None] | None", error: Exception | None = None) -> None:

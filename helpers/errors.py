@@ -78,12 +78,14 @@ class ClientDisconnected(PeerError):
 class ConnectionLost(PeerError):
     """The whole connection ended: closed by the peer, timed out, or failed in its handshake.
 
-    `code` is the error code, `reason` the text that came with it. `transport` tells the two
+    `code` is the error code, None where none came; `reason` the text. `transport` tells the two
     number spaces apart: QUIC's own codes (RFC 9000 section 20.1) or HTTP/3's.
     """
 
-    def __init__(self, code: int, reason: str, transport: bool) -> None:
-        text = f"The connection ended with {describe_code(code, transport=transport)}"
+    def __init__(self, code: int | None, reason: str, transport: bool = False) -> None:
+        text = "The connection ended"
+        if code is not None:
+            text += f" with {describe_code(code, transport=transport)}"
         super().__init__(f"{text}: {reason}." if reason else f"{text}.")
         self.code = code
         self.reason = reason

@@ -17,7 +17,7 @@ from typing import Any
 from aioquic.h3.connection import ErrorCode
 
 from helpers.connection import HTTP3Connection
-from helpers.errors import BodyTooLarge, ClientDisconnected, PeerError, UsageError
+from helpers.errors import BodyTooLarge, ClientDisconnected, MalformedMessage, PeerError, UsageError
 from helpers.exchange import Request, Response
 from helpers.halves import Fields, Half
 from helpers.stream import HTTP3Stream
@@ -95,8 +95,11 @@ class Handlers:
         response = Response(stream, request.method, f"{request.method} {request.path}")
         try:
             await self._route(request, response, stream)
-        except (ClientDisconnected, asyncio.CancelledError):
-            # The client has gone, or the server stops: nobody is left to tell.
+        except (ClientDisconnected, MalformedMessage):
+            # No error of the handler's (RFC 9114 section 4.1): the client broke off its request.
+            response.break_off(ErrorCode.H3_REQUEST_INCOMPLETE)
+        except asyncio.CancelledError:
+            # The server stops.
             response.break_off(ErrorCode.H3_REQUEST_CANCELLED)
         except BodyTooLarge as error:
             await self._fail(request, response, error, 413, "request body too large\n")

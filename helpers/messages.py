@@ -113,8 +113,7 @@ def as_httpx2(progress: Callable[[], str]) -> Iterator[None]:
     except MalformedMessage as error:
         raise httpx2.RemoteProtocolError(f"{error} That was {progress()}.") from error
     except ConnectionLost as error:
-        reason = error.reason or describe_code(error.code, error.transport)
-        raise httpx2.ReadError(f"The connection was lost {progress()}: {reason}.") from error
+        raise httpx2.ReadError(f"The connection was lost {progress()}. {error}") from error
     except TimeoutError as error:
         raise httpx2.ReadTimeout("The read operation timed out") from error
 

@@ -171,16 +171,18 @@ class HTTP3Stream:
 
     def feed_reset(self, error_code: int) -> None:
         """The peer's writer gave up: RESET_STREAM."""
-        self.receiving.end(Half.RESET, StreamReset(self.stream_id, error_code))
+        self.receiving.end(Half.RESET, self._gone(error_code, "RESET_STREAM"))
 
     def feed_stop(self, error_code: int) -> None:
         """The peer's reader gave up: STOP_SENDING. aioquic has reset our half already."""
-        error: Exception = StreamReset(self.stream_id, error_code, "STOP_SENDING")
-        if not self._carrier.is_client:
-            text = f"it sent STOP_SENDING with {describe_code(error_code)}"
-            error = ClientDisconnected(self.stream_id, error_code, text)
-        if self.sending.end(Half.STOPPED, error):
+        if self.sending.end(Half.STOPPED, self._gone(error_code, "STOP_SENDING")):
             self.on_abandoned()
+
+    def _gone(self, error_code: int, frame: str) -> Exception:
+        if self._carrier.is_client:
+            return StreamReset(self.stream_id, error_code, frame)
+        text = f"it sent {frame} with {describe_code(error_code)}"
+        return ClientDisconnected(self.stream_id, error_code, text)
 
     def feed_lost(self, reason: ConnectionLost) -> None:
         """The connection has ended, and with it what was still open of both halves."""
