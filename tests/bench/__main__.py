@@ -17,7 +17,8 @@ from tests.bench.processes import (
     run_pair,
 )
 from tests.bench.results import Figures, line
-from tests.bench.rows import ROWS, Measurement, Row
+from tests.bench.rows import ROWS, SUITE, Measurement, Row
+from tests.bench.suite import run_suite
 
 FOLDER = ROOT / ".bench"
 BUDGET_S = 290.0
@@ -26,7 +27,7 @@ BUDGET_S = 290.0
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit code is 1 where a row of ours could not be measured."""
     options = _parser().parse_args(argv)
-    rows = _select(options.rows)
+    rows = _select(options.rows, options.with_tests)
     if options.list:
         for row in rows:
             print(f"{row.name:26}{row.title:34}{row.target}")
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="a row, or how its name begins")
     parser.add_argument("--list", action="store_true", help="name the rows and their targets")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
+    parser.add_argument("--with-tests", action="store_true", help="also time the test suite")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, to try it out")
     parser.add_argument("--side", action="append", help="only this side (may be given twice)")
@@ -55,11 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _select(names: list[str]) -> list[Row]:
+def _select(names: list[str], with_tests: bool) -> list[Row]:
     unknown = [n for n in names if not any(row.name.startswith(n) for row in ROWS)]
     if unknown:
         sys.exit(f"no row is called {', '.join(unknown)}: see --list")
-    return [row for row in ROWS if not names or any(row.name.startswith(n) for n in names)]
+    if names:
+        return [row for row in ROWS if any(row.name.startswith(n) for n in names)]
+    return [row for row in ROWS if with_tests or row.measurement is not SUITE]
 
 
 async def _measure(rows: list[Row], options: argparse.Namespace) -> Figures:
@@ -71,7 +75,7 @@ async def _measure(rows: list[Row], options: argparse.Namespace) -> Figures:
         files = make_certificates(Path(folder))
         for number in range(options.rounds):
             round_start_s = time.monotonic()
-            for measurement in measurements:
+            for measurement in (m for m in measurements if number < m.rounds):
                 for side in figures[measurement]:
                     await _one(measurement, side, files, options, figures)
             now_s = time.monotonic()
@@ -97,7 +101,9 @@ async def _one(
     label = f"{measurement.workload or 'import'} {side}"
     _show(f"{label} ...")
     try:
-        if isinstance(players, str):
+        if measurement is SUITE:
+            result = await run_suite()
+        elif isinstance(players, str):
             result = await run_import(players)
         else:
             result = await run_pair(files, *players, measurement.workload, parameters)

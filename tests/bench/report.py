@@ -7,13 +7,19 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
+from helpers import style
 from tests.bench.results import Figures, Line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HEADINGS = ("row", "what", "ours", "best peer", "ratio", "target", "met")
 PACKAGES = ("aioquic", "hypercorn", "httpx2", "curl_cffi")
+ROW_PIXELS = 24
 MET = {True: "yes", False: "NO", None: ""}
 
 
@@ -93,36 +99,35 @@ def save_json(lines: list[Line], figures: Figures, path: Path) -> None:
 
 
 def save_picture(lines: list[Line], path: Path) -> None:
-    """Draw how far each row is from its target, on a logarithmic axis, to `path`."""
-    import matplotlib
+    """Draw how many times better or worse than its target each row is, to `path`."""
+    drawn = [(line, margin) for line in reversed(lines) if (margin := _margin(line)) is not None]
+    with style.applied():
+        figure = style.blank(style.WIDTH, 90 + ROW_PIXELS * len(drawn))
+        figure.set_layout_engine("constrained")
+        axes = figure.add_subplot(xscale="log", xlabel="times better than the target")
+        for position, (line, margin) in enumerate(drawn):
+            colour = style.SERIES[0] if line.met else style.SERIES[1]
+            axes.barh(position, margin - 1, left=1, color=colour, height=0.6)
+            _name_bar(axes, position, line, margin)
+        axes.axvline(1, color=style.TEXT, linewidth=0.8)
+        axes.set_yticks(range(len(drawn)), [line.row.title for line, _ in drawn])
+        axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.3, y=0.01)
+        figure.suptitle(machine(), fontsize=8, color=style.MUTED)
+        figure.savefig(path, dpi=style.PIXELS_PER_INCH * style.SHARPNESS)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    drawn = [(line, margin) for line in lines if (margin := _margin(line)) is not None]
-    if not drawn:
-        return
-    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.32 * len(drawn)), layout="constrained")
-    for position, (line, margin) in enumerate(reversed(drawn)):
-        colour = "#2a7f62" if margin >= 1 else "#c8553d"
-        axes.barh(position, margin - 1, left=1, color=colour, height=0.6)
-        text = " ".join(_cells(line)[2:6:2])
-        axes.annotate(
-            text,
-            (margin, position),
-            xytext=(4 if margin >= 1 else -4, 0),
-            textcoords="offset points",
-            ha="left" if margin >= 1 else "right",
-            va="center",
-            fontsize=8,
-        )
-    axes.set_yticks(range(len(drawn)), [line.row.title for line, _ in reversed(drawn)])
-    axes.set_xscale("log")
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.margins(x=0.25)
-    axes.set_xlabel("times better than the target")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def _name_bar(axes: "Axes", position: int, line: Line, margin: float) -> None:
+    cells = dict(zip(HEADINGS, _cells(line), strict=True))
+    axes.annotate(
+        " ".join(filter(None, (cells["ours"], cells["ratio"] and f"({cells['ratio']})"))),
+        (margin, position),
+        xytext=(4 if line.met else -4, 0),
+        textcoords="offset points",
+        ha="left" if line.met else "right",
+        va="center",
+        fontsize=8,
+    )
 
 
 def _margin(line: Line) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 MIB = 1024 * 1024
 
 # A server and a client by their names in servers.py and clients.py, or modules to import.
-Side = tuple[str, str] | str
+Side = tuple[str, ...] | str
 
 PYTHON_CLIENTS: dict[str, Side] = {
     "ours": ("ours", "ours"),
@@ -106,8 +106,9 @@ IMPORT = Measurement(
         "ours": "helpers.server, helpers.client",
         "aioquic and httpx2": "aioquic.asyncio, aioquic.h3.connection, httpx2",
     },
-    rounds=5,
 )
+# Runs for minutes, so only where it is asked for.
+SUITE = Measurement({"ours": ()}, "suite", rounds=1)
 
 UP = {"higher_is_better": True}
 OF_DOWNLOAD = {"against": "download_mb_per_s"} | UP
@@ -143,4 +144,7 @@ ROWS = [
     Row("start", "Server.start", FIRST_BYTE, "start_ms", "ms", 20, **ALONE),
     Row("first-byte", "first byte, new connection", FIRST_BYTE, "ms", "ms", 30, **ALONE),
     Row("first-byte-sync", "notebooks' client", FIRST_BYTE, "ms", "ms", 30, **ALONE, **SYNC),
+    Row("suite", "make test", SUITE, "make_test_s", "s", **ALONE),
+    Row("suite-notebooks", "notebooks under nbval", SUITE, "notebooks_s", "s", **ALONE),
+    Row("suite-sleeps", "sleeps in their cells", SUITE, "sleeps_s", "s", **ALONE),
 ]
