@@ -4,7 +4,7 @@ BIN = .venv/bin
 # Without it each kernel warns in the terminal; on a shared host it is right anyway.
 KERNELS = --KernelManager.transport_encryption=auto
 SOAK_SECONDS = 600
-NOTEBOOKS = $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
+NOTEBOOKS = notebooks/*.ipynb notebooks/solutions/*.ipynb
 
 .PHONY: help lab test notebooks bench soak clean
 
@@ -32,8 +32,10 @@ test: .venv/.ready
 	@$(BIN)/ruff format --check
 	@$(BIN)/python -m pytest --nbval $(ARGS) tests notebooks
 
-# A widget's id is new in each run, and a stored notebook cannot show it: its text stays.
+# The learners' notebooks come from the solutions first. A widget's id is new in each run, and
+# a stored notebook cannot show the widget: only its text stays.
 notebooks: .venv/.ready
+	@$(BIN)/python -m tests.exercises
 	@$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level=WARN $(KERNELS) \
 	    --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
 	@$(BIN)/nbstripout --keep-output --keep-count --keep-id \
@@ -44,7 +46,7 @@ notebooks: .venv/.ready
 	done
 
 bench: .venv/.ready
-	@$(BIN)/python -m tests.bench $(ROW)
+	@$(BIN)/python -m tests.bench $(ROW) $(ARGS)
 
 soak: .venv/.ready
 	@$(BIN)/python -m tests.soak $(SOAK_SECONDS)
