@@ -157,6 +157,9 @@ class Response:
             data = data.encode()
         elif not isinstance(data, bytes | bytearray | memoryview):
             raise UsageError(f"write takes text or bytes, not {type(data).__name__}.")
+        data = bytes(data)  # a view counts items, not bytes
+        if self.status is None:
+            self.write_header()
         self._count(len(data))
         self._buffer += data
         if len(self._buffer) > BUFFER_BYTES:
