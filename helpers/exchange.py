@@ -133,14 +133,22 @@ class Response:
         if not 100 <= status <= 599 or status == 101:
             raise UsageError(f"{status} is no status of HTTP/3 (RFC 9114 section 4.5).")
         fields = [_field(name, value) for name, value in _pairs(headers)]
+        length = dict(fields).get(b"content-length")
+        if length is not None and (status < 200 or status == 204):
+            raise UsageError(
+                f"A {status} response has no content-length (RFC 9110 section 8.6). Leave it out."
+            )
+        if length is not None and not length.isdigit():
+            raise UsageError(f"content-length must be a number of bytes, not {length.decode()!r}.")
         if status < 200:
             self._stream.send_header([(b":status", b"%d" % status), *fields])
             return
-        length = dict(fields).get(b"content-length")
-        if length is not None and not length.isdigit():
-            raise UsageError(f"content-length must be a number of bytes, not {length.decode()!r}.")
         self.status, self._fields = status, fields
         self._declared_bytes = int(length) if length is not None else None
+        if not self._sends_body:
+            # It may be left out (RFC 9110 section 8.6), and aioquic as a client closes the whole
+            # connection over a length whose body does not come.
+            self._fields = [field for field in fields if field[0] != b"content-length"]
 
     def write_trailers(self, trailers: Mapping[str, str]) -> None:
         """Set the fields that follow the body, such as a checksum (RFC 9114 section 4.1)."""
@@ -194,7 +202,7 @@ class Response:
                 f"content-length says {self._declared_bytes} bytes, {self._written_bytes} were "
                 "written. The client sees a reset, not a short body."
             )
-        if self.state is ResponseState.COLLECTING and self._may_have_body:
+        if self.state is ResponseState.COLLECTING and self._sends_body:
             if self._declared_bytes is None and not self._trailers:
                 self._fields.append((b"content-length", b"%d" % self._written_bytes))
         await self._send()
