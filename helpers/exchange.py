@@ -150,10 +150,11 @@ class Response:
             # connection over a length whose body does not come.
             self._fields = [field for field in fields if field[0] != b"content-length"]
 
-    def write_trailers(self, trailers: Mapping[str, str]) -> None:
+    def write_trailers(self, trailers: Headers) -> None:
         """Set the fields that follow the body, such as a checksum (RFC 9114 section 4.1)."""
         self._check_open("write_trailers")
-        self._trailers |= {_field(n, v)[0].decode(): v for n, v in trailers.items()}
+        fields = [_field(name, value) for name, value in _pairs(trailers)]
+        self._trailers |= {name.decode(): value.decode() for name, value in fields}
 
     async def write(self, data: str | bytes) -> None:
         """Collect text (as UTF-8) or bytes; above 4096 bytes, send what was collected.
@@ -206,8 +207,8 @@ class Response:
             if self._declared_bytes is None and not self._trailers:
                 self._fields.append((b"content-length", b"%d" % self._written_bytes))
         await self._send()
-        self.state = ResponseState.FINISHED
         await self._stream.close(self._trailers)
+        self.state = ResponseState.FINISHED
         # The rest of the request, where there is one, is of no use (RFC 9114 section 4.1).
         self._stream.stop(ErrorCode.H3_NO_ERROR)
 

@@ -114,11 +114,11 @@ class SendingHalf:
     def finish(self, fields: Fields) -> None:
         """Send FIN, with a last header section where there is one."""
         self.check()
-        self.state = Half.FINISHED
         if fields:
             self._carrier.send_fields(self.stream_id, fields, end_stream=True)
         else:
             self._carrier.send_fin(self.stream_id)
+        self.state = Half.FINISHED  # not before: fields that cannot be encoded leave it open
 
     def reset(self, error_code: int) -> None:
         """Send RESET_STREAM, unless this half has ended already."""
