@@ -1,0 +1,764 @@
+"""The two transports under httpx2: what an HTTP client has to do, over one HTTP/3 connection."""
+
+import asyncio
+import gc
+import gzip
+import hashlib
+import itertools
+import queue
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+from aioquic.h3.connection import ErrorCode
+from aioquic.h3.events import DataReceived, HeadersReceived
+
+from helpers.client import AsyncHTTP3Transport, HTTP3Transport
+from helpers.errors import ClientDisconnected
+from tests.interop.scripted import scripted_server
+
+WAIT_S = 5.0  # for what happens at once
+MAX_STREAMS = 128  # aioquic's limit for one connection
+RANDOM = random.Random(9114)
+BODY = RANDOM.randbytes(300_000)
+NUMBERS = [f"number {number}\n" for number in range(5)]
+
+
+@pytest.fixture
+def new_async_client(credentials):
+    """Makes asynchronous clients that trust the server of these tests."""
+
+    def make(**options):
+        transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
+        return httpx2.AsyncClient(transport=transport, **options)
+
+    return make
+
+
+@pytest.fixture
+def transport(credentials):
+    """A synchronous transport, for what httpx2's client does not reach."""
+    transport = HTTP3Transport(ca_file=credentials.ca_file)
+    yield transport
+    transport.close()
+
+
+@pytest.fixture
+def count(server):
+    """The URL of a route that sends the next of NUMBERS when its client has the one before.
+
+    The client says so by asking for `next`. A client that collects waits for ever, until its read
+    time-out.
+    """
+    received = asyncio.Queue()
+
+    @server.route("/count")
+    async def count(request, response):
+        for number in NUMBERS:
+            await response.write(number)
+            await response.flush()
+            await received.get()
+
+    @server.route("/next")
+    async def next_number(request, response):
+        received.put_nowait(True)
+
+    return server.url("/count")
+
+
+@pytest.fixture
+def echo(server):
+    """The URL of a route that sends back what comes, as it comes."""
+
+    @server.route("/echo")
+    async def echo(request, response):
+        await response.flush()
+        async for chunk in request:
+            await response.write(chunk)
+            await response.flush()
+
+    return server.url("/echo")
+
+
+@pytest.fixture
+def digest(server):
+    """The URL of a route that reads its body to the end, and answers with its hash."""
+
+    @server.route("/digest")
+    async def digest(request, response):
+        sha = hashlib.sha256()
+        async for chunk in request:
+            sha.update(chunk)
+        await response.write(sha.hexdigest())
+
+    return server.url("/digest")
+
+
+@pytest.fixture
+def who(server):
+    """The URL of a route that answers with the client's UDP port: one port, one connection."""
+
+    @server.route("/who")
+    async def who(request, response):
+        await response.write(str(request.client[1]))
+
+    return server.url("/who")
+
+
+@pytest.fixture
+def endless(server):
+    """The URL of a route that streams until its client leaves; and a queue of how that was."""
+    ends = queue.SimpleQueue()
+
+    @server.route("/endless")
+    async def endless(request, response):
+        try:
+            for number in itertools.count():
+                await response.write(f"number {number}\n")
+                await response.flush()
+                await asyncio.sleep(0.01)
+        except BaseException as error:
+            ends.put(error)
+            raise
+
+    return server.url("/endless"), ends
+
+
+def assert_left(ends, code=ErrorCode.H3_REQUEST_CANCELLED):
+    error = ends.get(timeout=WAIT_S)
+    assert isinstance(error, ClientDisconnected)
+    assert error.code == code
+
+
+# Chunks arrive one by one
+
+
+@pytest.mark.parametrize("read", ["iter_text", "iter_lines", "iter_bytes", "iter_raw"])
+def test_what_is_flushed_is_read_at_once(client, count, read):
+    numbers = []
+    with client.stream("GET", count) as response:
+        for chunk in getattr(response, read)():
+            numbers.append(chunk if isinstance(chunk, str) else chunk.decode())
+            client.get(response.url.join("/next"))
+    assert [number.strip("\n") + "\n" for number in numbers] == NUMBERS
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("read", ["aiter_text", "aiter_lines", "aiter_bytes", "aiter_raw"])
+async def test_what_is_flushed_is_read_at_once_in_async_code(new_async_client, count, read):
+    numbers = []
+    async with new_async_client() as client, client.stream("GET", count) as response:
+        async for chunk in getattr(response, read)():
+            numbers.append(chunk if isinstance(chunk, str) else chunk.decode())
+            await client.get(response.url.join("/next"))
+    assert [number.strip("\n") + "\n" for number in numbers] == NUMBERS
+
+
+@pytest.fixture
+def events(server):
+    """The URL of a stream of server-sent events, of which each waits for `next` too."""
+    received = asyncio.Queue()
+
+    @server.route("/events")
+    async def events(request, response):
+        assert request.headers["accept"] == "text/event-stream"
+        response.write_header(200, {"content-type": "text/event-stream"})
+        for number in range(3):
+            await response.write(f"event: tick\nid: {number}\ndata: number {number}\n\n")
+            await response.flush()
+            await received.get()
+
+    @server.route("/next")
+    async def next_event(request, response):
+        received.put_nowait(True)
+
+    return server.url("/events")
+
+
+TICKS = [("tick", str(number), f"number {number}") for number in range(3)]
+
+
+def test_server_sent_events_come_one_by_one(client, events):
+    ticks = []
+    with client.sse(events) as source:
+        for event in source:
+            ticks.append((event.event, event.id, event.data))
+            client.get(httpx2.URL(events).join("/next"))
+    assert ticks == TICKS
+
+
+@pytest.mark.anyio
+async def test_server_sent_events_come_one_by_one_in_async_code(new_async_client, events):
+    ticks = []
+    async with new_async_client() as client, client.sse(events) as source:
+        async for event in source:
+            ticks.append((event.event, event.id, event.data))
+            await client.get(httpx2.URL(events).join("/next"))
+    assert ticks == TICKS
+
+
+# What a request can carry
+
+
+def pieces():
+    for start in range(0, len(BODY), 70_000):
+        yield BODY[start : start + 70_000]
+
+
+async def async_pieces():
+    for piece in pieces():
+        yield piece
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def body_file(tmp_path):
+    path = tmp_path / "body"
+    path.write_bytes(BODY)
+    with path.open("rb") as file:
+        yield file
+
+
+def test_a_body_of_bytes_is_known_by_its_length(client, server):
+    @server.route("/length")
+    async def length(request, response):
+        body = await request.read()
+        assert body == BODY
+        await response.write(request.headers["content-length"])
+
+    assert client.post(server.url("/length"), content=BODY).text == "300000"
+
+
+@pytest.mark.parametrize("path", ["/digest", "/echo"])
+@pytest.mark.parametrize("kind", ["bytes", "generator", "file"])
+@pytest.mark.usefixtures("digest", "echo")
+def test_bodies_of_each_kind(client, server, body_file, path, kind):
+    content = {"bytes": BODY, "generator": pieces(), "file": body_file}[kind]
+    response = client.post(server.url(path), content=content)
+    expected = hashlib.sha256(BODY).hexdigest().encode() if path == "/digest" else BODY
+    assert response.content == expected
+    assert not server.errors
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/digest", "/echo"])
+@pytest.mark.parametrize("kind", ["bytes", "generator"])
+@pytest.mark.usefixtures("digest", "echo")
+async def test_bodies_of_each_kind_in_async_code(new_async_client, server, path, kind):
+    content = {"bytes": BODY, "generator": async_pieces()}[kind]
+    async with new_async_client() as client:
+        response = await client.post(server.url(path), content=content)
+    expected = hashlib.sha256(BODY).hexdigest().encode() if path == "/digest" else BODY
+    assert response.content == expected
+    assert not server.errors
+
+
+def test_a_form_with_a_file(client, server, body_file):
+    @server.route("/form")
+    async def form(request, response):
+        body = await request.read()
+        assert request.headers["content-type"].startswith("multipart/form-data; boundary=")
+        assert BODY in body
+        await response.write(str(len(body)))
+
+    response = client.post(server.url("/form"), files={"upload": body_file})
+    assert int(response.text) > len(BODY)
+
+
+def test_an_empty_body_ends_the_request_with_its_header(client, digest):
+    empty = hashlib.sha256(b"").hexdigest()
+    assert client.post(digest).text == empty
+    assert client.post(digest, content=b"").text == empty
+    assert client.post(digest, content=iter([])).text == empty
+
+
+def test_header_fields_arrive(client, server):
+    @server.route("/header")
+    async def header(request, response):
+        assert request.headers.get_list("x-twice", split_commas=False) == ["one", "two"]
+        assert "connection" not in request.headers
+        assert "transfer-encoding" not in request.headers
+        answer = [("X-Mixed-Case", request.query["q"]), ("x-twice", "1"), ("x-twice", "2")]
+        response.write_header(200, answer)
+        await response.write(request.headers["host"])
+
+    twice = [("X-Twice", "one"), ("x-twice", "two")]
+    response = client.get(server.url("/header"), headers=twice, params={"q": "a b&c"})
+    assert response.headers["x-mixed-case"] == "a b&c"
+    assert response.headers.get_list("x-twice", split_commas=False) == ["1", "2"]
+    assert response.text == f"localhost:{server.port}"
+    assert not server.errors
+
+
+def test_an_oversized_header_section_gets_431(client, who):
+    port = client.get(who).text
+    large = {f"x-large-{number}": "x" * 10_000 for number in range(9)}
+    assert client.get(who, headers=large).status_code == 431
+    assert client.get(who).text == port  # the connection lives
+
+
+def test_a_large_header_section_passes(client, server):
+    @server.route("/header")
+    async def header(request, response):
+        response.write_header(200, {"x-large": request.headers["x-large"]})
+
+    large = "x" * 50_000
+    assert client.get(server.url("/header"), headers={"x-large": large}).headers["x-large"] == large
+
+
+# What a response can carry
+
+
+def test_a_response_says_that_it_is_http3(client, who):
+    response = client.get(who)
+    assert response.http_version == "HTTP/3"
+    assert response.extensions["stream_id"] == 0
+    assert response.headers["content-length"] == str(len(response.text))
+
+
+def test_a_request_carries_when_it_was_sent(client, count):
+    with client.stream("GET", count) as response:
+        assert response.extensions["request_sent_at"] > 0
+
+
+def test_head_has_the_header_alone(client, who):
+    response = client.head(who)
+    assert int(response.headers["content-length"]) > 0
+    assert response.content == b""
+    assert client.get(who).content != b""  # the connection lives
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_statuses_without_a_body(client, server, status):
+    @server.route("/empty")
+    async def empty(request, response):
+        response.write_header(status, {"etag": "x"})
+
+    response = client.get(server.url("/empty"))
+    assert (response.status_code, response.content) == (status, b"")
+
+
+def test_trailers_follow_the_body(client, server):
+    @server.route("/trailers")
+    async def trailers(request, response):
+        await response.write("a body")
+        await response.flush()
+        response.write_trailers({"X-Checksum": "12345"})
+
+    with client.stream("GET", server.url("/trailers")) as response:
+        assert response.extensions["trailers"] == {}
+        response.read()
+        assert response.extensions["trailers"] == {"x-checksum": "12345"}
+    assert response.text == "a body"
+    assert "x-checksum" not in response.headers
+
+
+def test_interim_responses_are_passed_over(client, server):
+    @server.route("/hints")
+    async def hints(request, response):
+        response.write_header(103, {"link": "</style.css>; rel=preload"})
+        response.write_header(103, {"link": "</script.js>; rel=preload"})
+        response.write_header(200, {"x-final": "yes"})
+        await response.write("a body")
+        response.write_trailers({"x-last": "yes"})
+
+    response = client.get(server.url("/hints"))
+    assert (response.status_code, response.text) == (200, "a body")
+    assert response.headers["x-final"] == "yes"
+    assert "link" not in response.headers
+    assert response.extensions["trailers"] == {"x-last": "yes"}
+
+
+def test_a_compressed_body_is_decoded_and_raw_is_not(client, server):
+    packed = gzip.compress(BODY)
+
+    @server.route("/packed")
+    async def compressed(request, response):
+        response.write_header(200, {"content-encoding": "gzip"})
+        await response.write(packed)
+
+    assert client.get(server.url("/packed")).content == BODY
+    with client.stream("GET", server.url("/packed")) as response:
+        assert b"".join(response.iter_raw()) == packed
+
+
+# What httpx2 adds
+
+
+def test_cookies_come_back(client, server):
+    @server.route("/cookie")
+    async def cookie(request, response):
+        response.write_header(200, {"set-cookie": "flavour=vanilla"})
+        await response.write(request.headers.get("cookie", "none"))
+
+    assert client.get(server.url("/cookie")).text == "none"
+    assert client.get(server.url("/cookie")).text == "flavour=vanilla"
+
+
+def test_redirects_are_followed_on_the_same_connection(client, server, who):
+    @server.route("/moved")
+    async def moved(request, response):
+        response.write_header(307, {"location": "/who"})
+        await response.write("over there")
+
+    response = client.get(server.url("/moved"), follow_redirects=True)
+    assert [earlier.status_code for earlier in response.history] == [307]
+    assert response.text == client.get(who).text
+
+
+@pytest.mark.parametrize("auth", [("user", "word"), httpx2.DigestAuth("user", "word")])
+def test_authentication(client, server, auth):
+    challenge = 'Digest realm="r", nonce="n", qop="auth", algorithm=SHA-256'
+
+    @server.route("/secret")
+    async def secret(request, response):
+        if "authorization" not in request.headers:
+            response.write_header(401, {"www-authenticate": challenge})
+            return
+        await response.write(request.headers["authorization"].split()[0])
+
+    response = client.get(server.url("/secret"), auth=auth)
+    assert response.text == ("Basic" if isinstance(auth, tuple) else "Digest")
+
+
+# Connections
+
+
+def test_a_connection_is_used_again(client, who):
+    assert len({client.get(who).text for _ in range(3)}) == 1
+
+
+@pytest.mark.anyio
+async def test_first_requests_at_once_share_one_connection(new_async_client, who):
+    async with new_async_client() as client:
+        responses = await asyncio.gather(*(client.get(who) for _ in range(16)))
+    assert len({response.text for response in responses}) == 1
+
+
+def test_threads_share_one_client_from_its_first_request(client, who):
+    ready = threading.Barrier(8)
+
+    def ask():
+        ready.wait(WAIT_S)
+        return {client.get(who).text for _ in range(5)}
+
+    with ThreadPoolExecutor(8) as pool:
+        ports = [future.result() for future in [pool.submit(ask) for _ in range(8)]]
+    assert len(set.union(*ports)) == 1
+
+
+def test_each_origin_has_its_own_connection(client, who):
+    by_name = client.get(who).text
+    by_address = client.get(who.replace("localhost", "127.0.0.1")).text
+    assert by_name != by_address
+    assert client.get(who).text == by_name
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_every_name_of_this_machine_works(client, who, host):
+    assert client.get(who.replace("localhost", host)).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_localhost_is_found_where_one_of_its_addresses_listens(client, credentials, host):
+    files = (credentials.cert_file, credentials.key_file)
+    with scripted_server(*files, host=host) as port:
+        assert client.get(f"https://localhost:{port}/").text == "hello"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("total", [120, 1000])
+async def test_many_requests_one_after_the_other(new_async_client, who, total):
+    async with new_async_client() as client:
+        ports = {(await client.get(who)).text for _ in range(total)}
+    assert len(ports) == 1
+
+
+def test_many_requests_one_after_the_other_from_a_notebook(client, who):
+    assert len({client.get(who).text for _ in range(120)}) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("total", [16, MAX_STREAMS])
+async def test_many_requests_at_once(new_async_client, server, who, total):
+    """All of them are there before the first is answered."""
+    everybody = asyncio.Barrier(total)
+
+    @server.route("/together")
+    async def together(request, response):
+        await everybody.wait()
+        await response.write(str(request.client[1]))
+
+    async with new_async_client() as client:
+        await client.get(who)
+        requests = (client.get(server.url("/together")) for _ in range(total))
+        responses = await asyncio.gather(*requests)
+    assert len({response.text for response in responses}) == 1
+
+
+# Refused, and asked again
+
+
+def reject_first(times):
+    """A script that rejects so many requests and answers the next with what it read of it."""
+    bodies = {}
+
+    def answer(connection, event):
+        nonlocal times
+        if isinstance(event, HeadersReceived):
+            bodies[event.stream_id] = b""
+        if isinstance(event, DataReceived):
+            bodies[event.stream_id] += event.data
+        if event.stream_ended and times > 0:
+            times -= 1
+            connection.quic.reset_stream(event.stream_id, ErrorCode.H3_REQUEST_REJECTED)
+        elif event.stream_ended:
+            connection.respond(event.stream_id, 200, bodies[event.stream_id])
+
+    return answer
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_rejected_request_is_sent_again(client, credentials, method):
+    """Also one that is not idempotent: it was not processed (RFC 9114 section 4.1.1)."""
+    files = (credentials.cert_file, credentials.key_file)
+    with scripted_server(*files, reject_first(1)) as port:
+        response = client.request(method, f"https://127.0.0.1:{port}/", content=b"a body")
+    assert response.content == b"a body"
+
+
+def test_a_request_that_is_rejected_twice_fails(client, credentials):
+    files = (credentials.cert_file, credentials.key_file)
+    with scripted_server(*files, reject_first(2)) as port:
+        with pytest.raises(httpx2.RemoteProtocolError, match=r"H3_REQUEST_REJECTED \(0x10b\)"):
+            client.get(f"https://127.0.0.1:{port}/")
+        assert client.get(f"https://127.0.0.1:{port}/").status_code == 200
+
+
+def test_a_rejected_iterator_cannot_be_sent_again(client, credentials):
+    files = (credentials.cert_file, credentials.key_file)
+    with scripted_server(*files, reject_first(1)) as port:
+        with pytest.raises(httpx2.RemoteProtocolError, match=r"H3_REQUEST_REJECTED \(0x10b\)"):
+            client.post(f"https://127.0.0.1:{port}/", content=iter([b"a ", b"body"]))
+        assert client.get(f"https://127.0.0.1:{port}/").status_code == 200
+
+
+# Both directions
+
+
+def test_an_early_answer_ends_the_upload(client, server):
+    """The server answers 413 and stops the upload, of which there is no end."""
+
+    @server.route("/small", max_body_bytes=100_000)
+    async def small(request, response):
+        await request.read()
+
+    sent = 0
+
+    def without_end():
+        nonlocal sent
+        while True:
+            sent += 1
+            yield b"x" * 10_000
+
+    response = client.post(server.url("/small"), content=without_end())
+    assert (response.status_code, response.text) == (413, "request body too large\n")
+    assert sent > 10
+
+
+@pytest.mark.anyio
+async def test_an_early_answer_ends_the_upload_in_async_code(new_async_client, server):
+    @server.route("/small", max_body_bytes=100_000)
+    async def small(request, response):
+        await request.read()
+
+    ended = asyncio.Event()
+
+    async def without_end():
+        try:
+            while True:
+                yield b"x" * 10_000
+        finally:
+            ended.set()
+
+    async with new_async_client() as client:
+        response = await client.post(server.url("/small"), content=without_end())
+        assert (response.status_code, response.text) == (413, "request body too large\n")
+        async with asyncio.timeout(WAIT_S):
+            await ended.wait()
+
+
+def test_an_early_answer_to_a_body_of_bytes(client, server):
+    @server.route("/small", max_body_bytes=100_000)
+    async def small(request, response):
+        await request.read()
+
+    response = client.post(server.url("/small"), content=bytes(5_000_000))
+    assert (response.status_code, response.text) == (413, "request body too large\n")
+
+
+@pytest.mark.anyio
+async def test_a_body_goes_out_while_the_response_comes_in(new_async_client, echo):
+    """Each piece is sent when the one before has come back."""
+    back = asyncio.Queue()
+
+    async def one_by_one():
+        for number in range(5):
+            yield b"piece %d" % number
+            assert await back.get() == b"piece %d" % number
+
+    chunks = []
+    async with (
+        new_async_client() as client,
+        client.stream("POST", echo, content=one_by_one()) as response,
+    ):
+        async for chunk in response.aiter_raw():
+            chunks.append(chunk)
+            back.put_nowait(chunk)
+    assert chunks == [b"piece %d" % number for number in range(5)]
+
+
+def test_a_call_on_an_open_stream_is_bounded(transport, server):
+    @server.route("/silent")
+    async def silent(request, response):
+        await request.read()
+
+    with (
+        transport.open_stream("POST", server.url("/silent"), timeout_s=0.2) as stream,
+        pytest.raises(TimeoutError, match=r"Not done within 0.2 s\."),
+    ):
+        stream.read_header()
+
+
+# Leaving
+
+
+def test_breaking_off_the_loop_ends_the_handler(client, endless):
+    url, ends = endless
+    with client.stream("GET", url) as response:
+        for _ in response.iter_text():
+            break
+    assert_left(ends)
+
+
+def test_a_response_that_is_dropped_ends_the_handler(client, endless):
+    url, ends = endless
+    response = client.send(client.build_request("GET", url), stream=True)
+    assert next(response.iter_text()) == "number 0\n"
+    del response
+    gc.collect()
+    assert_left(ends)
+    assert client.get(httpx2.URL(url).join("/none")).status_code == 404
+
+
+@pytest.mark.anyio
+async def test_a_response_that_is_dropped_ends_the_handler_in_async_code(new_async_client, endless):
+    url, ends = endless
+    async with new_async_client() as client:
+        response = await client.send(client.build_request("GET", url), stream=True)
+        assert response.status_code == 200
+        del response
+        gc.collect()
+        await asyncio.to_thread(assert_left, ends)
+
+
+@pytest.mark.anyio
+async def test_cancelling_a_request_ends_the_handler(new_async_client, server):
+    ends = queue.SimpleQueue()
+    arrived = threading.Event()
+
+    @server.route("/silent")
+    async def silent(request, response):
+        arrived.set()
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            ends.put(error)
+            raise
+
+    async with new_async_client() as client:
+        request = asyncio.create_task(client.get(server.url("/silent")))
+        assert await asyncio.to_thread(arrived.wait, WAIT_S)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        await asyncio.to_thread(assert_left, ends)
+
+
+def test_a_client_that_is_dropped_ends_its_thread(credentials, endless):
+    url, ends = endless
+    before = set(threading.enumerate())
+    client = httpx2.Client(transport=HTTP3Transport(ca_file=credentials.ca_file))
+    response = client.send(client.build_request("GET", url), stream=True)
+    (thread,) = set(threading.enumerate()) - before
+    del client, response
+    gc.collect()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+    assert isinstance(ends.get(timeout=WAIT_S), ClientDisconnected)
+
+
+def test_a_client_that_asked_nothing_has_no_thread(credentials):
+    before = threading.active_count()
+    with httpx2.Client(transport=HTTP3Transport(ca_file=credentials.ca_file)):
+        assert threading.active_count() == before
+
+
+def test_closing_twice_is_harmless(credentials, who):
+    transport = HTTP3Transport(ca_file=credentials.ca_file)
+    with httpx2.Client(transport=transport) as client:
+        client.get(who)
+    transport.close()
+    transport.close()
+
+
+def test_a_server_that_was_started_again_is_found_again(client, server, who):
+    before = client.get(who).text
+    server.stop()
+    server.start()
+    assert client.get(server.url("/who")).text != before
+
+
+# Time-outs
+
+
+def test_a_slow_upload_is_no_silence_of_the_server(client, digest):
+    """The read time-out counts from the end of the body."""
+    gate = threading.Event()
+
+    def slow():
+        for piece in (b"a", b"b", b"c"):
+            gate.wait(0.3)
+            yield piece
+
+    response = client.post(digest, content=slow(), timeout=httpx2.Timeout(5, read=0.4))
+    assert response.text == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.fixture
+def slow_reader(server):
+    """The URL of a route that reads its body with a pause after each 300 KB."""
+
+    @server.route("/slow-reader")
+    async def slow_reader(request, response):
+        total = 0
+        pause_at = 300_000
+        async for chunk in request:
+            total += len(chunk)
+            if total >= pause_at:
+                pause_at += 300_000
+                await asyncio.sleep(0.1)
+        await response.write(str(total))
+
+    return server.url("/slow-reader")
+
+
+def test_no_timeout_means_none(client, server):
+    @server.route("/late")
+    async def late(request, response):
+        await asyncio.sleep(0.2)
+        await response.write("late")
+
+    assert client.get(server.url("/late"), timeout=None).text == "late"
