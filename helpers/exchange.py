@@ -238,7 +238,12 @@ class Response:
             self.state = ResponseState.STREAMING
         data, self._buffer = bytes(self._buffer), bytearray()
         if data and self._sends_body:
-            await self._stream.write(data)
+            try:
+                await self._stream.write(data)
+            except BaseException:
+                # Cut off, by a timeout perhaps: what came next would look like the rest.
+                self.break_off()
+                raise
 
     @property
     def _may_have_body(self) -> bool:
