@@ -183,11 +183,15 @@ class Response:
         """Send the header and what was collected; return the stream, which is yours from now on.
 
         The response does nothing more: you write to the stream and you close it, best with `async
-        with stream:`. It outlives the handler.
+        with stream:`. It outlives the handler. Where the request is HEAD, the stream drops what you
+        write. Raises UsageError for a status that has no body.
         """
         self._check_open("take_over")
+        if not self._may_have_body:
+            raise UsageError(f"A {self.status} response has no body (RFC 9110 section 6.4.1).")
         await self._send()
         self.state = ResponseState.TAKEN_OVER
+        self._stream.drops_data = not self._sends_body
         self._stream.owner = self._owner
         return self._stream
 

@@ -39,8 +39,10 @@ class HTTP3Stream:
         self.owner: str | None = None
         # Called once where the peer will not read on; the server cancels the handler then.
         self.on_abandoned = _nothing
-        # The answer to a HEAD request has no body, whatever its content-length says.
+        # The answer to a HEAD request has no body, whatever its content-length says, and whatever
+        # its server writes (RFC 9110 section 9.3.2).
         self.answers_head = False
+        self.drops_data = False
         self._carrier = carrier
 
     @property
@@ -71,7 +73,7 @@ class HTTP3Stream:
         for start in range(0, max(1, len(view)), MAX_DATA_FRAME_BYTES):
             await self.sending.wait()
             piece = bytes(view[start : start + MAX_DATA_FRAME_BYTES])
-            if piece:
+            if piece and not self.drops_data:
                 self._carrier.send_data(self.stream_id, piece)
 
     async def close(self, trailers: Mapping[str, str] | None = None) -> None:
