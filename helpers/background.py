@@ -33,6 +33,7 @@ class Background:
         self.name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     @property
     def running(self) -> bool:
@@ -40,21 +41,21 @@ class Background:
         return self._thread is not None
 
     def start(self) -> None:
-        """Start the thread and return when its loop runs.
+        """Start the thread and return when its loop runs; several threads may do so at once.
 
         Raises UsageError where the loop does not run within 5 s.
         """
-        if self._thread is not None:
-            return
-        started = threading.Event()
-        # A selector loop on every system: the sockets are drained in bursts (see udp.py), which
-        # the proactor loop that Windows prefers does not offer.
-        loop = asyncio.SelectorEventLoop()
-        self._thread = threading.Thread(
-            target=_run_loop, args=(loop, started), name=self.name, daemon=True
-        )
-        self._loop = loop
-        self._thread.start()
+        with self._starting:
+            if self._thread is not None:
+                return
+            started = threading.Event()
+            # A selector loop on every system: the sockets are drained in bursts (see udp.py),
+            # which the proactor loop that Windows prefers does not offer.
+            self._loop = asyncio.SelectorEventLoop()
+            self._thread = threading.Thread(
+                target=_run_loop, args=(self._loop, started), name=self.name, daemon=True
+            )
+            self._thread.start()
         if not started.wait(START_TIMEOUT_S):
             raise UsageError(f"The thread {self.name!r} did not start in {START_TIMEOUT_S:g} s.")
 
