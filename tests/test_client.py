@@ -325,9 +325,26 @@ def test_a_request_carries_when_it_was_sent(client, count):
 
 def test_head_has_the_header_alone(client, who):
     response = client.head(who)
-    assert int(response.headers["content-length"]) > 0
-    assert response.content == b""
+    assert (response.status_code, response.content) == (200, b"")
     assert client.get(who).content != b""  # the connection lives
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 304)])
+def test_a_length_without_a_body_is_no_mistake(client, credentials, method, status):
+    """It tells how long the body would have been (RFC 9110 section 8.6)."""
+
+    def answer(connection, event):
+        if isinstance(event, HeadersReceived):
+            header = [(b":status", b"%d" % status), (b"content-length", b"10")]
+            connection.http.send_headers(event.stream_id, header, end_stream=True)
+
+    files = (credentials.cert_file, credentials.key_file)
+    with scripted_server(*files, answer) as port:
+        for stream_id in (0, 4):
+            response = client.request(method, f"https://127.0.0.1:{port}/")
+            assert (response.status_code, response.content) == (status, b"")
+            assert response.headers["content-length"] == "10"
+            assert response.extensions["stream_id"] == stream_id
 
 
 @pytest.mark.parametrize("status", [204, 304])

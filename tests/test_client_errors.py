@@ -413,7 +413,8 @@ def test_a_response_that_aioquic_refuses(side, credentials):
         failed = failure(httpx2.ReadError, side, url, ca_file=credentials.ca_file)
     assert str(failed) == (
         "The connection was lost before the response began. "
-        "The connection ended with H3_MESSAGE_ERROR (0x10e): Pseudo-header b':status' has invalid value b'fine'."
+        "The connection ended with H3_MESSAGE_ERROR (0x10e): "
+        "Pseudo-header b':status' has invalid value b'fine'."
     )
     assert isinstance(failed.cause, ConnectionLost)
     assert failed.cause.code == ErrorCode.H3_MESSAGE_ERROR
