@@ -52,7 +52,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}
-        self.errors: list[Exception] = []
+        self.errors: list[BaseException] = []
         self.running: set[asyncio.Task[None]] = set()
         self.refusing = False
 
@@ -98,12 +98,15 @@ class Handlers:
         except (ClientDisconnected, MalformedMessage):
             # No error of the handler's (RFC 9114 section 4.1): the client broke off its request.
             response.break_off(ErrorCode.H3_REQUEST_INCOMPLETE)
-        except asyncio.CancelledError:
-            # The server stops.
-            response.break_off(ErrorCode.H3_REQUEST_CANCELLED)
+        except asyncio.CancelledError as error:
+            if asyncio.current_task().cancelling():  # the server stops
+                response.break_off(ErrorCode.H3_REQUEST_CANCELLED)
+            else:  # something that the handler awaited was cancelled
+                await self._fail(request, response, error, 500, "internal server error\n")
         except BodyTooLarge as error:
             await self._fail(request, response, error, 413, "request body too large\n")
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its own affair
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001
+            # Whatever a handler raises is its own affair: asyncio would let exit() end the loop.
             await self._fail(request, response, error, 500, "internal server error\n")
 
     async def _route(self, request: Request, response: Response, stream: HTTP3Stream) -> None:
@@ -125,7 +128,7 @@ class Handlers:
         await response.finish()
 
     async def _fail(
-        self, request: Request, response: Response, error: Exception, status: int, text: str
+        self, request: Request, response: Response, error: BaseException, status: int, text: str
     ) -> None:
         """Keep what a handler raised, and tell the client as much as still can be told."""
         self.errors.append(error)

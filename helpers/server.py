@@ -78,7 +78,7 @@ class Server:
         return register
 
     @property
-    def errors(self) -> list[Exception]:
+    def errors(self) -> list[BaseException]:
         """What handlers raised, newest last (the last 100)."""
         return self._handlers.errors
 
