@@ -46,6 +46,7 @@ async def connect(
     addresses = await _resolve(host, port)
     # One that does not answer must leave time for the next: localhost may be ::1 or 127.0.0.1.
     attempt_s = timeout_s / len(addresses)
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     nobody: Exception | None = None
     for family, address in addresses:
         configuration = new_configuration()
@@ -53,12 +54,13 @@ async def connect(
         try:
             return await _attempt(family, address, configuration, attempt_s)
         except (TimeoutError, OSError) as error:
-            nobody = error
+            if not isinstance(nobody, TimeoutError):  # silence says less, and took longer
+                nobody = error
         except _HandshakeFailed as failure:
-            raise httpx2.ConnectError(_why(failure, host, port)) from failure.lost
+            raise httpx2.ConnectError(_why(failure, host, where)) from failure.lost
     kind = httpx2.ConnectTimeout if isinstance(nobody, TimeoutError) else httpx2.ConnectError
     raise kind(
-        f"No HTTP/3 server answered at {host}:{port} (UDP) within {timeout_s:g} s. "
+        f"No HTTP/3 server answered at {where} (UDP) within {timeout_s:g} s. "
         "Is the server's cell running?"
     ) from nobody
 
@@ -106,14 +108,14 @@ async def _attempt(
     return connection
 
 
-def _why(failure: _HandshakeFailed, host: str, port: int) -> str:
+def _why(failure: _HandshakeFailed, host: str, where: str) -> str:
     lost = failure.lost
     if lost is None or (lost.transport and lost.code == NO_APPLICATION_PROTOCOL):
         return "The server does not speak HTTP/3 (ALPN offered: h3)."
     if lost.transport and lost.code in CERTIFICATE_ALERTS:
         certificate = flow_control.peer_certificate(failure.quic)
         return explain_verification_failure(certificate, host, lost.reason)
-    return f"The handshake with {host}:{port} failed. {lost}"
+    return f"The handshake with {where} failed. {lost}"
 
 
 async def _resolve(host: str, port: int) -> Resolved:

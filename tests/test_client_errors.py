@@ -180,6 +180,21 @@ def test_httpx2s_own_connect_timeout_counts_where_it_is_shorter(side, credential
     assert CONNECT_TIMEOUT_S <= failed.seconds < 5 * CONNECT_TIMEOUT_S
 
 
+def test_an_address_that_stays_silent_is_a_timeout_though_the_next_one_refuses(
+    side, credentials, silent_port
+):
+    """`localhost` is 127.0.0.1, which is silent, and ::1, which is closed."""
+    failed = failure(
+        httpx2.ConnectTimeout,
+        side,
+        f"https://localhost:{silent_port}/",
+        ca_file=credentials.ca_file,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+    )
+    assert isinstance(failed.cause, TimeoutError)
+    assert failed.seconds < 5 * CONNECT_TIMEOUT_S
+
+
 def test_a_name_without_an_address(side, credentials, monkeypatch):
     def getaddrinfo(host, *args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -190,6 +205,13 @@ def test_a_name_without_an_address(side, credentials, monkeypatch):
     )
     assert str(failed) == "Host 'nowhere.test' has no address: Name or service not known."
     assert isinstance(failed.cause, socket.gaierror)
+
+
+def test_an_ipv6_address_stands_in_brackets(side, credentials, closed_port):
+    failed = failure(
+        httpx2.ConnectError, side, f"https://[::1]:{closed_port}/", ca_file=credentials.ca_file
+    )
+    assert str(failed).startswith(f"No HTTP/3 server answered at [::1]:{closed_port} (UDP) ")
 
 
 # Certificates
