@@ -22,6 +22,8 @@ from helpers.listener import LOOPBACK_HOSTS, Listener
 
 logger = logging.getLogger("helpers.server")
 
+# Every address of this machine, so `localhost` too.
+ANY_HOSTS = ("", "0.0.0.0", "::")
 START_TIMEOUT_S = 5.0
 # After the grace, closing itself is bounded by this.
 CLOSE_TIMEOUT_S = 0.5
@@ -152,7 +154,7 @@ class Server:
 
     def url(self, path: str = "/") -> str:
         """Return the URL of a path on this server, such as https://localhost:54321/stream."""
-        host = "localhost" if self.host in LOOPBACK_HOSTS else self.host
+        host = "localhost" if self.host in LOOPBACK_HOSTS + ANY_HOSTS else self.host
         if ":" in host:
             host = f"[{host}]"
         return f"https://{host}:{self.port}{path}"
