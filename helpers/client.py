@@ -147,16 +147,19 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         self, url: httpx2.URL, timeouts: Timeouts
     ) -> tuple[HTTP3Connection, bool]:
         origin = (url.host, url.port or 443)
+        # The time in which another request connects in vain counts: sixteen requests to a silent
+        # server take one time-out, not sixteen.
+        asked_at = asyncio.get_running_loop().time()
         async with self._dialing.setdefault(origin, asyncio.Lock()):
             connection = self._connections.get(origin)
-            if connection is not None and await connection.is_alive(
-                TRUST_SILENCE_S, PING_TIMEOUT_S
-            ):
-                return connection, True
-            self._forget(url)
+            if connection is not None:
+                if await connection.is_alive(TRUST_SILENCE_S, PING_TIMEOUT_S):
+                    return connection, True
+                self._forget(url)
+                asked_at = asyncio.get_running_loop().time()
             limits = [self._connect_timeout_s, timeouts.get("connect")]
             timeout_s = min(limit for limit in limits if limit is not None)
-            connection = await connect(*origin, self._new_configuration, timeout_s)
+            connection = await connect(*origin, self._new_configuration, timeout_s, asked_at)
             self._connections[origin] = connection
             return connection, False
 

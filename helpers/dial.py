@@ -36,21 +36,27 @@ Resolved = list[tuple[int, Address]]
 
 
 async def connect(
-    host: str, port: int, new_configuration: Callable[[], QuicConfiguration], timeout_s: float
+    host: str,
+    port: int,
+    new_configuration: Callable[[], QuicConfiguration],
+    timeout_s: float,
+    asked_at: float,
 ) -> HTTP3Connection:
     """Return an open connection, from the first address of `host` that answers.
 
     The loop it is called on runs the connection. Raises httpx2.ConnectError with the reason, or
-    httpx2.ConnectTimeout where nothing answers within `timeout_s` seconds.
+    httpx2.ConnectTimeout where nothing answers within `timeout_s` seconds of `asked_at`, on the
+    loop's clock.
     """
     addresses = await _resolve(host, port)
-    # One that does not answer must leave time for the next: localhost may be ::1 or 127.0.0.1.
-    attempt_s = timeout_s / len(addresses)
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     nobody: Exception | None = None
-    for family, address in addresses:
+    for tried, (family, address) in enumerate(addresses):
         configuration = new_configuration()
         configuration.server_name = host
+        # One that does not answer must leave time for the next: localhost may be ::1 or 127.0.0.1.
+        left_s = asked_at + timeout_s - asyncio.get_running_loop().time()
+        attempt_s = left_s / (len(addresses) - tried)
         try:
             return await _attempt(family, address, configuration, attempt_s)
         except (TimeoutError, OSError) as error:

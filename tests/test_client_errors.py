@@ -195,6 +195,29 @@ def test_an_address_that_stays_silent_is_a_timeout_though_the_next_one_refuses(
     assert failed.seconds < 5 * CONNECT_TIMEOUT_S
 
 
+def test_requests_at_once_to_a_silent_port_wait_together(credentials, silent_port):
+    """Sixteen of them take one time-out, not sixteen."""
+
+    async def main():
+        transport = AsyncHTTP3Transport(
+            ca_file=credentials.ca_file, connect_timeout_s=CONNECT_TIMEOUT_S
+        )
+        async with httpx2.AsyncClient(transport=transport) as client:
+            url = f"https://127.0.0.1:{silent_port}/"
+            return await asyncio.gather(
+                *(client.get(url) for _ in range(16)), return_exceptions=True
+            )
+
+    started = time.monotonic()
+    errors = asyncio.run(main())
+    assert {type(error) for error in errors} == {httpx2.ConnectTimeout}
+    assert {str(error) for error in errors} == {
+        f"No HTTP/3 server answered at 127.0.0.1:{silent_port} (UDP) within 0.3 s. "
+        "Is the server's cell running?"
+    }
+    assert time.monotonic() - started < 5 * CONNECT_TIMEOUT_S
+
+
 def test_a_name_without_an_address(side, credentials, monkeypatch):
     def getaddrinfo(host, *args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
