@@ -59,7 +59,7 @@ def server_process(name: str, *arguments: object) -> Iterator[RunningServer]:
 
 
 def serve_three_chunks(cert_file: str, key_file: str, pause_s: str = "0") -> None:
-    """Run our server: /three sends three chunks, pausing between, and then leaves it at that."""
+    """Run our server: /three sends two chunks, pauses, sends a third, and leaves it at that."""
     from helpers.server import Server
 
     server = Server(cert_file=cert_file, key_file=key_file)
@@ -67,7 +67,7 @@ def serve_three_chunks(cert_file: str, key_file: str, pause_s: str = "0") -> Non
     @server.route("/three")
     async def three(request, response):
         for number in range(3):
-            await asyncio.sleep(float(pause_s) * number)
+            await asyncio.sleep(float(pause_s) if number == 2 else 0)
             await response.write(f"chunk {number}\n")
             await response.flush()
         await asyncio.Event().wait()
