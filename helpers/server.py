@@ -130,11 +130,13 @@ class Server:
             _started.pop(self._port, None)
         try:
             self._background.run(
-                _close(listener, self._handlers, grace_s), grace_s + CLOSE_TIMEOUT_S
+                _let_end(listener, self._handlers, grace_s), grace_s + CLOSE_TIMEOUT_S
             )
         except TimeoutError:
             logger.warning("The server did not close within %g s.", grace_s + CLOSE_TIMEOUT_S)
         finally:
+            # Also where a handler blocked the loop until now, or the cell was interrupted.
+            self._background.call(listener.close)
             self._background.stop(CLOSE_TIMEOUT_S)
 
     def __enter__(self) -> "Server":
@@ -164,7 +166,7 @@ class Server:
         return f"<Server {where}, routes: {', '.join(sorted(self._handlers.routes)) or 'none'}>"
 
 
-async def _close(listener: Listener, handlers: Handlers, grace_s: float) -> None:
+async def _let_end(listener: Listener, handlers: Handlers, grace_s: float) -> None:
     deadline = time.monotonic() + grace_s
     handlers.refusing = True
     for connection in listener.connections:
@@ -179,7 +181,6 @@ async def _close(listener: Listener, handlers: Handlers, grace_s: float) -> None
     for connection in listener.connections:
         for stream in connection.open_streams():
             stream.warn_if_open()
-    listener.close()
 
 
 def _shut_down(background: Background, listener: Listener) -> None:
