@@ -69,7 +69,7 @@ def load_or_create(
         with _locked(directory / ".lock"):
             if not _serve(files, names):
                 _refuse_foreign(files.cert_file)
-                _create(files, names)
+                create(files, names)
     except (OSError, sqlite3.Error) as error:
         raise CertificateFileError(
             f"Cannot keep certificates in {directory}: {error}. Pass a directory that you may "
@@ -117,7 +117,11 @@ def _refuse_foreign(cert_file: Path) -> None:
         )
 
 
-def _create(files: Credentials, names: Sequence[str]) -> None:
+def create(files: Credentials, names: Sequence[str]) -> None:
+    """Write a new CA's certificate, and a server's certificate with its key that this CA issued.
+
+    `load_or_create` calls this, one caller at a time.
+    """
     now = datetime.now(UTC)
     ca = trustme.CA(organization_unit_name="Throwaway CA")
     leaf = ca.issue_cert(
@@ -236,14 +240,14 @@ class Description:
     def _repr_html_(self) -> str:
         # Text and lines take the page's colours: readable on light and on dark.
         left = "text-align: left; vertical-align: top"
-        rows = "".join(
+        rows = "\n".join(
             f'<tr><th scope="row" style="{left}; white-space: nowrap">{escape(label)}</th>'
             f'<td style="{left}; overflow-wrap: anywhere">{escape(value)}</td></tr>'
             for label, value in self._rows()
         )
         border = "border: 1px solid var(--jp-border-color1, currentColor)"
         caption = f'<caption style="{left}; font-weight: bold">{escape(self.title)}</caption>'
-        card = f'<table style="{border}; margin: 0.5em 0">{caption}<tbody>{rows}</tbody></table>'
+        card = f'<table style="{border}; margin: 0.5em 0">\n{caption}\n{rows}\n</table>\n'
         return card + "".join(issuer._repr_html_() for issuer in self.chain)
 
 
