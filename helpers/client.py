@@ -37,8 +37,9 @@ from helpers.messages import (
 )
 from helpers.stream import HTTP3Stream
 
-# A connection that was silent for this long is asked for a sign of life before it is used again.
-TRUST_SILENCE_S = 1.0
+# A connection that was silent for this long is asked for a sign of life before it is used again: a
+# server that was killed says nothing, and its successor on the port does not know the connection.
+TRUST_SILENCE_S = 0.1
 PING_TIMEOUT_S = 0.5
 # What may be sent a second time where nobody knows whether it was received (RFC 9110, 9.2.2).
 IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
