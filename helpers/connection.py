@@ -97,25 +97,31 @@ class HTTP3Connection(QUICDriver):
     def _handle_http_event(self, event: H3Event) -> None:
         stream = self.streams.get(event.stream_id)
         match event:
-            case HeadersReceived():
-                if stream is None and not self.is_client and event.stream_id % 4 == 0:
-                    stream = self._accept(event)
-                elif stream is not None and not _is_interim(event.headers):
-                    if self.is_client and stream.receiving.expected_bytes is None:
-                        _expect_body(stream, event.headers)
-                    stream.receiving.feed_fields(event.headers)
-                if stream is not None and event.stream_ended:
-                    stream.feed_fin()
+            case HeadersReceived() if stream is None:
+                stream = self._accept(event)
+            case HeadersReceived() if dict(event.headers).get(b":status", b"")[:1] != b"1":
+                # 1xx is an interim response: another header follows (RFC 9114 section 4.1).
+                if self.is_client and stream.receiving.expected_bytes is None:
+                    _expect_body(stream, event.headers)
+                stream.receiving.feed_fields(event.headers)
             case DataReceived() if stream is not None:
                 stream.receiving.feed_data(event.data)
-                if event.stream_ended:
-                    stream.feed_fin()
             case DatagramReceived() if stream is not None:
                 stream.receiving.feed_datagram(event.data)
+        if stream is not None and getattr(event, "stream_ended", False):
+            stream.feed_fin()
 
-    def _accept(self, event: HeadersReceived) -> HTTP3Stream:
+    def _accept(self, event: HeadersReceived) -> HTTP3Stream | None:
+        if self.is_client:
+            return None  # an answer that nobody waits for any more
         self._header_bytes.pop(event.stream_id, None)
         self._last_request_id = max(self._last_request_id, event.stream_id)
+        if self._flow.is_stopped(event.stream_id):
+            # STOP_SENDING may overtake HEADERS: the client left before its request was here.
+            self._http.forget(event.stream_id)
+            if not event.stream_ended:
+                self.send_stop(event.stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+            return None
         stream = HTTP3Stream(self, event.stream_id)
         self.streams[event.stream_id] = stream
         _expect_body(stream, event.headers)
@@ -279,9 +285,7 @@ class HTTP3Connection(QUICDriver):
         """Return whether data is on its way, or a stream that was taken over is still open."""
         return self.lost is None and (
             self._flow.has_unacknowledged_data()
-            or any(
-                stream.owner and stream.sending.state is Half.OPEN for stream in self.open_streams()
-            )
+            or any(s.owner and s.sending.state is Half.OPEN for s in self.open_streams())
         )
 
 
@@ -292,8 +296,3 @@ def _expect_body(stream: HTTP3Stream, fields: Fields) -> None:
     if not stream.answers_head and values.get(b":status") not in (b"204", b"304"):
         length = values.get(b"content-length")
         stream.receiving.expected_bytes = int(length) if length is not None else None
-
-
-def _is_interim(fields: Fields) -> bool:
-    """Return whether this is a 1xx response, which another header follows (RFC 9114, 4.1)."""
-    return any(name == b":status" and value.startswith(b"1") for name, value in fields)

@@ -79,6 +79,12 @@ class FlowControl:
             if stream_id % 4 == 0 and stream.sender._reset_error_code is None
         )
 
+    def is_stopped(self, stream_id: int) -> bool:
+        """Return whether the peer wants nothing of this stream any more (STOP_SENDING)."""
+        # aioquic 1.7.2 quic/connection.py 2605: it resets the sender as soon as the frame comes.
+        stream = self._quic._streams.get(stream_id)
+        return stream is None or stream.sender._reset_error_code is not None
+
     def grant_due(self, stream_id: int) -> bool:
         """Return whether the reader has read so much that the peer should hear of it."""
         stream = self._quic._streams.get(stream_id)
