@@ -67,6 +67,8 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         self._connect_timeout_s = connect_timeout_s
         self._wire = wire
         self._connections: dict[tuple[str, int], HTTP3Connection] = {}
+        # Those too that were replaced while a response was still on its way.
+        self._all: weakref.WeakSet[HTTP3Connection] = weakref.WeakSet()
         self._dialing: dict[tuple[str, int], asyncio.Lock] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -117,8 +119,8 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
 
     def disconnect(self) -> None:
         """Do what `aclose` does, at once; called on the connections' loop."""
-        connections, self._connections = self._connections, {}
-        for connection in connections.values():
+        self._connections.clear()
+        for connection in list(self._all):
             connection.close()
             connection.abandon("the client was closed")
 
@@ -162,6 +164,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
             timeout_s = min(limit for limit in limits if limit is not None)
             connection = await connect(*origin, self._new_configuration, timeout_s, asked_at)
             self._connections[origin] = connection
+            self._all.add(connection)
             return connection, False
 
     def _forget(self, url: httpx2.URL) -> None:
