@@ -110,6 +110,9 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         httpx2.ConnectError or ConnectTimeout; afterwards the stream raises its own errors.
         """
         request = httpx2.Request(method, url, headers=headers)
+        if "content-length" not in httpx2.Headers(headers):
+            # httpx2 announces an empty body; this one is what you write.
+            request.headers.pop("content-length", None)
         stream, _ = await self.open(request, {}, end_stream=False)
         return stream
 
