@@ -7,7 +7,8 @@ The way through, from what a handler sees down to the wire; each module is one i
 3. handlers      how a handler can end, and what the client sees then
 4. server        routes, start and stop, in the background of a notebook
 5. client        transports for httpx2; messages: its requests and responses on a stream;
-                 blocking: the same for a thread that may wait; dial: connecting, or why not
+                 fields: headers as they travel; blocking: the same for a thread that may wait;
+                 dial: connecting, or why not
 6. connection    HTTP/3 events in, streams out; driver: datagrams and timers; listener: one port,
                  many connections; udp: a socket that survives a burst
 7. flow_control  slow readers slow down fast writers: all that touches aioquic's inside

@@ -5,26 +5,20 @@ The response has one question to answer: when does what was written leave? `writ
 stream itself, and the response does nothing more.
 """
 
-import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator
 from enum import Enum
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote_to_bytes
 
 import httpx2
-from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
+from aioquic.h3.connection import ErrorCode
 
 from helpers.errors import BodyTooLarge, ContentLengthError, UsageError
-from helpers.halves import Fields, Half
+from helpers.fields import Fields, Headers, encode_fields
+from helpers.halves import Half
 from helpers.stream import HTTP3Stream
 
 BUFFER_BYTES = 4096
-
-# RFC 9110 sections 5.1 and 5.5: what a header's name and value may consist of.
-NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
-FORBIDDEN_IN_VALUE = re.compile(rb"[\x00\r\n]")
-
-Headers = Mapping[str, object] | Iterable[tuple[str, object]]
 
 
 @runtime_checkable
@@ -132,7 +126,7 @@ class Response:
             )
         if not 100 <= status <= 599 or status == 101:
             raise UsageError(f"{status} is no status of HTTP/3 (RFC 9114 section 4.5).")
-        fields = [_field(name, value) for name, value in _pairs(headers)]
+        fields = encode_fields(headers)
         length = dict(fields).get(b"content-length")
         if length is not None and (status < 200 or status == 204):
             raise UsageError(
@@ -153,7 +147,7 @@ class Response:
     def write_trailers(self, trailers: Headers) -> None:
         """Set the fields that follow the body, such as a checksum (RFC 9114 section 4.1)."""
         self._check_open("write_trailers")
-        fields = [_field(name, value) for name, value in _pairs(trailers)]
+        fields = encode_fields(trailers)
         self._trailers |= {name.decode(): value.decode() for name, value in fields}
 
     async def write(self, data: str | bytes) -> None:
@@ -282,17 +276,3 @@ class Response:
             raise UsageError(f"{call}: this response is {self.state.value}.")
         if call == "write_header" and self.header_sent:
             raise UsageError("write_header: the header has left already. Call it before `flush`.")
-
-
-def _pairs(headers: Headers) -> Iterable[tuple[str, object]]:
-    return headers.items() if isinstance(headers, Mapping) else headers
-
-
-def _field(name: str, value: object) -> tuple[bytes, bytes]:
-    """Return a header as HTTP/3 carries it: name in lower case (RFC 9114 section 4.2)."""
-    key, text = name.lower().encode(), str(value).strip().encode()
-    if not NAME.fullmatch(key) or FORBIDDEN_IN_VALUE.search(text):
-        raise UsageError(f"{name!r}: {value!r} is no header (RFC 9110 section 5).")
-    if key in CONNECTION_SPECIFIC_HEADERS:
-        raise UsageError(f"HTTP/3 has no {name!r} header (RFC 9114 section 4.2). Leave it out.")
-    return key, text

@@ -15,9 +15,8 @@ from typing import Protocol
 from aioquic.h3.connection import ErrorCode
 
 from helpers.errors import MalformedMessage, StreamReset, UsageError
+from helpers.fields import Fields
 from helpers.flow_control import UNACKNOWLEDGED_LIMIT_BYTES
-
-Fields = list[tuple[bytes, bytes]]
 
 # A writer lets the loop's other tasks run after so many writes.
 WRITES_PER_TURN = 64

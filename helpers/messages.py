@@ -12,9 +12,20 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Ma
 import httpx2
 from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
 
-from helpers.errors import ConnectionLost, MalformedMessage, PeerError, StreamReset, describe_code
-from helpers.halves import Fields, Half
+from helpers.errors import (
+    ConnectionLost,
+    MalformedMessage,
+    PeerError,
+    StreamReset,
+    UsageError,
+    describe_code,
+)
+from helpers.fields import Fields, encode_fields
+from helpers.halves import Half
 from helpers.stream import HTTP3Stream
+
+# aioquic's QPACK library (pylsqpack) takes no longer value.
+MAX_VALUE_BYTES = 65535
 
 Timeouts = Mapping[str, float | None]
 
@@ -28,21 +39,31 @@ def known_body(request: httpx2.Request) -> bytes | None:
 
 
 def request_fields(request: httpx2.Request) -> Fields:
-    """Return a request's header section (RFC 9114 section 4.3.1)."""
-    url = request.url
+    """Return a request's header section (RFC 9114 section 4.3.1).
+
+    Raises httpx2.LocalProtocolError for a header that cannot be sent.
+    """
     pseudo = [
         (b":method", request.method.encode()),
         (b":scheme", b"https"),
-        (b":authority", url.netloc),
-        (b":path", url.raw_path),
+        (b":authority", request.headers.get("host", "").encode() or request.url.netloc),
+        (b":path", request.url.raw_path),
     ]
-    # Names in lower case; `host` is :authority here, and what HTTP/1.1 says about the connection
-    # has no place in HTTP/3 (RFC 9114 sections 4.2 and 4.3.1).
-    return pseudo + [
-        (name.lower(), value)
-        for name, value in request.headers.raw
-        if name.lower() != b"host" and name.lower() not in CONNECTION_SPECIFIC_HEADERS
-    ]
+    # `host` is :authority here, and what httpx2 says about an HTTP/1.1 connection has no place in
+    # HTTP/3 (RFC 9114 sections 4.2 and 4.3.1).
+    left_out = CONNECTION_SPECIFIC_HEADERS | {b"host"}
+    headers = [field for field in request.headers.raw if field[0].lower() not in left_out]
+    try:
+        fields = encode_fields(headers)
+    except UsageError as error:
+        raise httpx2.LocalProtocolError(str(error)) from error
+    for name, value in fields:
+        if len(value) > MAX_VALUE_BYTES:
+            raise httpx2.LocalProtocolError(
+                f"The header {name.decode()!r} has {len(value)} bytes, {MAX_VALUE_BYTES} at most "
+                "can be sent. Send it in the body."
+            )
+    return pseudo + fields
 
 
 async def receive_response(

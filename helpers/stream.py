@@ -17,7 +17,8 @@ from helpers.errors import (
     UsageError,
     describe_code,
 )
-from helpers.halves import Carrier, Fields, Half, ReceivingHalf, SendingHalf
+from helpers.fields import Fields, encode_fields
+from helpers.halves import Carrier, Half, ReceivingHalf, SendingHalf
 
 # A longer write leaves as several DATA frames, so that memory stays bounded.
 MAX_DATA_FRAME_BYTES = 256 * 1024
@@ -82,8 +83,7 @@ class HTTP3Stream:
         Closing twice, or after the peer has gone, is harmless.
         """
         if self.sending.state is Half.OPEN:
-            fields = (trailers or {}).items()
-            self.sending.finish([(n.lower().encode(), v.encode()) for n, v in fields])
+            self.sending.finish(encode_fields(trailers or {}))
 
     def reset(self, error_code: int = ErrorCode.H3_REQUEST_CANCELLED) -> None:
         """End the writing half early (RESET_STREAM); the peer's reader raises."""

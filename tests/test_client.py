@@ -292,11 +292,34 @@ def test_header_fields_arrive(client, server):
     assert not server.errors
 
 
+def test_the_host_header_names_another_origin(client, server):
+    """RFC 9114 section 4.3.1: it becomes :authority."""
+
+    @server.route("/host")
+    async def host(request, response):
+        await response.write(request.headers["host"])
+
+    assert client.get(server.url("/host"), headers={"Host": "example.test"}).text == "example.test"
+
+
 def test_an_oversized_header_section_gets_431(client, who):
     port = client.get(who).text
     large = {f"x-large-{number}": "x" * 10_000 for number in range(9)}
     assert client.get(who, headers=large).status_code == 431
     assert client.get(who).text == port  # the connection lives
+
+
+def test_a_header_field_that_cannot_be_sent(client, who):
+    port = client.get(who).text
+    with pytest.raises(httpx2.LocalProtocolError) as caught:
+        client.get(who, headers={"x-large": "x" * 70_000})
+    assert str(caught.value) == (
+        "The header 'x-large' has 70000 bytes, 65535 at most can be sent. Send it in the body."
+    )
+    with pytest.raises(httpx2.LocalProtocolError) as caught:
+        client.get(who, headers={"x-lines": "one\ntwo"})
+    assert str(caught.value) == "'x-lines': 'one\\ntwo' is no header (RFC 9110 section 5)."
+    assert client.get(who, headers={"x-padded": " one "}).text == port  # the connection lives
 
 
 def test_a_large_header_section_passes(client, server):
@@ -562,6 +585,34 @@ def test_a_rejected_iterator_cannot_be_sent_again(client, credentials):
         assert client.get(f"https://127.0.0.1:{port}/").status_code == 200
 
 
+def test_a_new_connection_leaves_the_streams_of_the_old_one_alone(client, credentials):
+    """And closing the client closes both."""
+    files = (credentials.cert_file, credentials.key_file)
+    connections = []
+
+    def answer(connection, event):
+        if isinstance(event, HeadersReceived):
+            if not connections:
+                connections.append(connection)
+                connection.http.send_headers(event.stream_id, [(b":status", b"200")])
+                connection.http.send_data(event.stream_id, b"first", end_stream=False)
+            elif connection is connections[0]:
+                connection.quic.reset_stream(event.stream_id, ErrorCode.H3_REQUEST_REJECTED)
+            else:
+                connection.respond(event.stream_id, 200, b"second")
+                connections[0].http.send_data(0, b", still", end_stream=False)
+                connections[0].transmit()
+
+    with scripted_server(*files, answer) as port:
+        url = f"https://127.0.0.1:{port}/"
+        with client.stream("GET", url) as response:
+            chunks = response.iter_text()
+            assert next(chunks) == "first"
+            assert client.get(url).text == "second"
+            assert next(chunks) == ", still"
+        client.close()
+
+
 # Both directions
 
 
@@ -637,6 +688,30 @@ async def test_a_body_goes_out_while_the_response_comes_in(new_async_client, ech
     assert chunks == [b"piece %d" % number for number in range(5)]
 
 
+def test_an_open_stream_reads_and_writes_in_turn(transport, echo):
+    with transport.open_stream("POST", echo, {"x-one": "1"}) as stream:
+        header = stream.read_header()
+        assert header[":status"] == "200"
+        chunks = iter(stream)
+        for number in range(5):
+            stream.write(b"piece %d" % number)
+            assert next(chunks) == b"piece %d" % number
+        stream.close()
+        assert stream.read() == b""
+
+
+@pytest.mark.anyio
+async def test_an_open_stream_reads_and_writes_in_turn_in_async_code(credentials, echo):
+    transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
+    async with transport, await transport.open_stream("POST", echo) as stream:
+        assert (b":status", b"200") in await stream.read_header()
+        for number in range(5):
+            await stream.write(b"piece %d" % number)
+            assert await anext(stream) == b"piece %d" % number
+        await stream.close()
+        assert await stream.read() == b""
+
+
 def test_a_call_on_an_open_stream_is_bounded(transport, server):
     @server.route("/silent")
     async def silent(request, response):
@@ -647,6 +722,15 @@ def test_a_call_on_an_open_stream_is_bounded(transport, server):
         pytest.raises(TimeoutError, match=r"Not done within 0.2 s\."),
     ):
         stream.read_header()
+
+
+def test_a_300_kb_body_both_ways_on_an_open_stream(transport, echo):
+    with transport.open_stream("POST", echo) as stream, ThreadPoolExecutor(1) as pool:
+        back = pool.submit(stream.read)
+        for piece in pieces():
+            stream.write(piece)
+        stream.close()
+        assert back.result(WAIT_S) == BODY
 
 
 # Leaving

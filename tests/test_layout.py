@@ -17,7 +17,7 @@ ROOMS = [path for path in HELPERS if path.name != "__init__.py"]
 # From the ground up; the rooms of one floor do not import each other.
 FLOORS = [
     ["errors"],
-    ["background", "pem", "style", "trial", "udp", "verdict"],
+    ["background", "fields", "pem", "style", "trial", "udp", "verdict"],
     ["certificates", "flow_control"],
     ["halves", "driver"],
     ["stream"],

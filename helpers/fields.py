@@ -1,0 +1,43 @@
+"""Header and trailer fields as HTTP/3 carries them: lower-case names, nothing that breaks a line.
+
+A peer may close the whole connection over one malformed field (RFC 9114 section 4.1.2), so a field
+is checked before it leaves.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS
+
+from helpers.errors import UsageError
+
+Fields = list[tuple[bytes, bytes]]
+Headers = Mapping[str, object] | Iterable[tuple[str | bytes, object]]
+
+# RFC 9110 sections 5.1 and 5.5: what a name and a value may consist of.
+NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+FORBIDDEN_IN_VALUE = re.compile(rb"[\x00\r\n]")
+
+
+def encode_fields(headers: Headers) -> Fields:
+    """Return headers or trailers as pairs of bytes (RFC 9114 section 4.2).
+
+    Raises UsageError for a field that HTTP/3 forbids.
+    """
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return [_encode(name, value) for name, value in pairs]
+
+
+def _encode(name: str | bytes, value: object) -> tuple[bytes, bytes]:
+    key, content = _bytes(name).lower(), _bytes(value).strip()
+    shown = name.decode(errors="replace") if isinstance(name, bytes) else name
+    if not NAME.fullmatch(key) or FORBIDDEN_IN_VALUE.search(content):
+        text = content.decode(errors="replace")
+        raise UsageError(f"{shown!r}: {text!r} is no header (RFC 9110 section 5).")
+    if key in CONNECTION_SPECIFIC_HEADERS:
+        raise UsageError(f"HTTP/3 has no {shown!r} header (RFC 9114 section 4.2). Leave it out.")
+    return key, content
+
+
+def _bytes(text: object) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode()
