@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
+from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -84,11 +85,11 @@ def blank(width: float, height: float) -> "Figure":
 
 
 class Picture:
-    """A drawn figure with its description; the last line of a cell shows it.
+    """A drawn figure with its description in words; the last line of a cell shows both.
 
-    `alt` says in words what the picture shows. It is stored with the image, where nbconvert and
-    others look for it; JupyterLab 4 itself gives images no alternative text. `text` stands for the
-    picture in a terminal. `figure` is matplotlib's.
+    `alt` is the description. JupyterLab 4.6 gives the images of outputs no alternative text, so it
+    stands below the picture, folded, where everybody can open it. `text` takes the picture's place
+    where there are no pictures. `figure` is matplotlib's.
     """
 
     def __init__(self, figure: "Figure", alt: str, text: str) -> None:
@@ -104,11 +105,15 @@ class Picture:
     def __repr__(self) -> str:
         return self.text
 
-    def _repr_mimebundle_(
-        self, include: object = None, exclude: object = None
-    ) -> tuple[dict[str, str], dict[str, dict[str, object]]]:
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
         png = io.BytesIO()
         self.save(png, format="png")
         width = round(self.figure.get_figwidth() * PIXELS_PER_INCH)
-        data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": self.text}
-        return data, {"image/png": {"alt": self.alt, "width": width}}
+        # Some of what shows stored notebooks looks for `alt` here.
+        metadata = {"image/png": {"alt": self.alt, "width": width}}
+        image = base64.b64encode(png.getvalue()).decode()
+        display({"image/png": image, "text/plain": self.text}, metadata=metadata, raw=True)
+        words = f"<details><summary>The picture in words</summary>{escape(self.alt)}</details>"
+        display({"text/html": words, "text/plain": self.alt}, raw=True)

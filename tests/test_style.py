@@ -7,6 +7,7 @@ import sys
 from io import BytesIO
 from pathlib import Path
 
+import IPython.display
 import matplotlib
 import numpy as np
 import pytest
@@ -85,11 +86,25 @@ def draw():
         figure, axes = style.canvas(300, 200)
         axes.text(150, 20, "near the top")
         axes.plot([0, 300], [100, 100])
-    return style.Picture(figure, alt="A line under a word.", text="<a line>")
+    return style.Picture(figure, alt="A line &amp; a word: 1 < 2.", text="<a line>")
 
 
-def test_a_picture_is_an_opaque_card_of_the_size_that_was_asked_for():
-    data, metadata = draw()._repr_mimebundle_()
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed in a notebook: data by type, and its metadata."""
+    outputs = []
+
+    def display(data, metadata=None, raw=False):
+        assert raw
+        outputs.append((data, metadata))
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    return outputs
+
+
+def test_a_picture_is_an_opaque_card_of_the_size_that_was_asked_for(shown):
+    draw()._ipython_display_()
+    data, metadata = shown[0]
     pixels = imread(BytesIO(base64.b64decode(data["image/png"])))
     assert pixels.shape == (200 * style.SHARPNESS, 300 * style.SHARPNESS, 4)
     assert pixels[..., 3].min() == 1
@@ -100,11 +115,16 @@ def test_a_picture_is_an_opaque_card_of_the_size_that_was_asked_for():
     assert metadata["image/png"]["width"] == 300
 
 
-def test_a_picture_is_described_in_words():
+def test_a_picture_is_described_in_words(shown):
     picture = draw()
-    data, metadata = picture._repr_mimebundle_()
-    assert metadata["image/png"]["alt"] == "A line under a word."
-    assert data["text/plain"] == repr(picture) == "<a line>"
+    picture._ipython_display_()
+    (image, metadata), (words, _) = shown
+    assert metadata["image/png"]["alt"] == words["text/plain"] == "A line &amp; a word: 1 < 2."
+    assert image["text/plain"] == repr(picture) == "<a line>"
+    assert words["text/html"] == (
+        "<details><summary>The picture in words</summary>"
+        "A line &amp;amp; a word: 1 &lt; 2.</details>"
+    )
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
@@ -122,9 +142,15 @@ def without_date(path):
 def test_settings_outside_stay_as_they_are_and_change_nothing_inside():
     with matplotlib.rc_context({"figure.facecolor": "red", "lines.linewidth": 40}):
         before = dict(matplotlib.rcParams)
-        reddened = draw()._repr_mimebundle_()
+        reddened = png_of(draw())
         assert dict(matplotlib.rcParams) == before
-    assert reddened == draw()._repr_mimebundle_()
+    assert reddened == png_of(draw())
+
+
+def png_of(picture):
+    png = BytesIO()
+    picture.save(png, format="png")
+    return png.getvalue()
 
 
 def test_no_helper_imports_matplotlib_before_something_is_drawn():
