@@ -20,8 +20,9 @@ from aioquic.quic.connection import QuicConnection
 from helpers import flow_control
 from helpers.driver import IDLE_TIMEOUT_S, QUICDriver
 from helpers.errors import ConnectionLost
+from helpers.fields import Fields, section_bytes
 from helpers.flow_control import FlowControl, HTTP3Layer
-from helpers.halves import Fields, Half, SendingHalf
+from helpers.halves import Half, SendingHalf
 from helpers.stream import HTTP3Stream
 from helpers.udp import Address
 
@@ -69,8 +70,7 @@ class HTTP3Connection(QUICDriver):
         self._flow = FlowControl(quic, self._unread_bytes)
         # The first unidirectional stream that the HTTP/3 layer opens (RFC 9114 section 6.2.1).
         self._control_stream_id = quic.get_next_available_stream_id(is_unidirectional=True)
-        # Bytes of request streams whose header is not complete, and those refused for it.
-        self._header_bytes: dict[int, int] = {}
+        # Requests that were refused since their header is too large.
         self._refused: set[int] = set()
         self._last_request_id = -4
         self._waiting_writers: set[SendingHalf] = set()
@@ -89,10 +89,15 @@ class HTTP3Connection(QUICDriver):
             case quic_events.StopSendingReceived():
                 if (stream := self.streams.get(event.stream_id)) is not None:
                     stream.feed_stop(event.error_code)
-        if self._http is None or self._refuse_large_header(event):
+        stream_id = getattr(event, "stream_id", None)
+        if self._http is None or stream_id in self._refused:
             return
         for http_event in self._http.handle_event(event):
             self._handle_http_event(http_event)
+        if not self.is_client and isinstance(event, quic_events.StreamDataReceived):
+            # Without waiting for the end of it.
+            if self._http.awaited_header_bytes(stream_id) > flow_control.MAX_HEADER_BYTES:
+                self._refuse_header(stream_id, event.end_stream)
 
     def _handle_http_event(self, event: H3Event) -> None:
         stream = self.streams.get(event.stream_id)
@@ -114,13 +119,15 @@ class HTTP3Connection(QUICDriver):
     def _accept(self, event: HeadersReceived) -> HTTP3Stream | None:
         if self.is_client:
             return None  # an answer that nobody waits for any more
-        self._header_bytes.pop(event.stream_id, None)
         self._last_request_id = max(self._last_request_id, event.stream_id)
         if self._flow.is_stopped(event.stream_id):
             # STOP_SENDING may overtake HEADERS: the client left before its request was here.
             self._http.forget(event.stream_id)
             if not event.stream_ended:
                 self.send_stop(event.stream_id, ErrorCode.H3_REQUEST_CANCELLED)
+            return None
+        if section_bytes(event.headers) > flow_control.MAX_HEADER_BYTES:
+            self._refuse_header(event.stream_id, event.stream_ended)
             return None
         stream = HTTP3Stream(self, event.stream_id)
         self.streams[event.stream_id] = stream
@@ -131,32 +138,14 @@ class HTTP3Connection(QUICDriver):
             self._on_request(stream, event.headers)
         return stream
 
-    def _refuse_large_header(self, event: quic_events.QuicEvent) -> bool:
-        """Answer 431 once a header section exceeds 64 KiB, without waiting for its end.
-
-        Returns True where the event belongs to such a request and goes no further (RFC 9114
-        section 4.2.2, RFC 6585 section 5).
-        """
-        stream_id = getattr(event, "stream_id", None)
-        if self.is_client or stream_id is None or stream_id % 4 != 0:
-            return False
-        if stream_id in self._refused:
-            return True
-        if not isinstance(event, quic_events.StreamDataReceived) or stream_id in self.streams:
-            return False
-        if stream_id <= self._last_request_id and stream_id not in self._header_bytes:
-            return False  # a stream whose owner has let go of it
-        size_bytes = self._header_bytes.get(stream_id, 0) + len(event.data)
-        if size_bytes <= flow_control.MAX_HEADER_BYTES:
-            self._header_bytes[stream_id] = size_bytes
-            return False
-        self._header_bytes.pop(stream_id, None)
+    def _refuse_header(self, stream_id: int, stream_ended: bool) -> None:
+        """Answer 431 to a header section above 64 KiB (RFC 9114 section 4.2.2, RFC 6585)."""
         self._refused.add(stream_id)
         self._http.send_headers(stream_id, [(b":status", b"431")], end_stream=True)
         self._http.forget(stream_id, both=True)
-        if not event.end_stream:
-            self.quic.stop_stream(stream_id, ErrorCode.H3_EXCESSIVE_LOAD)
-        return True
+        self.written()
+        if not stream_ended:
+            self.send_stop(stream_id, ErrorCode.H3_EXCESSIVE_LOAD)
 
     def connection_lost(self, reason: ConnectionLost) -> None:
         """Tell every stream, and whoever waits for one."""

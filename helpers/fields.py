@@ -28,6 +28,11 @@ def encode_fields(headers: Headers) -> Fields:
     return [_encode(name, value) for name, value in pairs]
 
 
+def section_bytes(fields: Fields) -> int:
+    """Return the size of a header section as its limit counts it (RFC 9114 section 4.2.2)."""
+    return sum(len(name) + len(value) + 32 for name, value in fields)
+
+
 def _encode(name: str | bytes, value: object) -> tuple[bytes, bytes]:
     key, content = _bytes(name).lower(), _bytes(value).strip()
     shown = name.decode(errors="replace") if isinstance(name, bytes) else name

@@ -19,7 +19,7 @@ import ipaddress
 from collections.abc import Callable
 
 from aioquic.buffer import Buffer, size_uint_var
-from aioquic.h3.connection import H3Connection, H3Stream, Setting
+from aioquic.h3.connection import H3Connection, H3Stream, HeadersState, Setting
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicFrameType, pull_quic_transport_parameters
@@ -233,6 +233,13 @@ class HTTP3Layer(H3Connection):
         """Return how much of an incomplete frame this layer holds for a stream."""
         stream = self._stream.get(stream_id)
         return len(stream.buffer) if stream is not None else 0
+
+    def awaited_header_bytes(self, stream_id: int) -> int:
+        """Return the length of the frame in which a request's header is awaited, 0 if in none."""
+        stream = self._stream.get(stream_id)
+        if stream is None or stream_id % 4 or stream.headers_recv_state is not HeadersState.INITIAL:
+            return 0
+        return stream.frame_size or 0
 
     def open_streams(self) -> int:
         """Return how many request streams this layer still keeps state for."""
