@@ -12,6 +12,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import httpx2
+# Takes a while in a notebook: not while a response is waiting to be read.
+from tqdm.auto import tqdm
 
 from helpers import style
 from helpers.errors import UsageError
@@ -168,8 +170,6 @@ def _lines(chunk: bytes) -> Iterator[str]:
 def _progress_bar(
     response: httpx2.Response,
 ) -> tuple[Callable[[float, bytes], object], Callable[[], None]]:
-    from tqdm.auto import tqdm
-
     class Bar(tqdm):
         # tqdm's monitor is a thread that outlives the bar.
         monitor_interval = 0
