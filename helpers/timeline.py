@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import httpx2
+
 # Takes a while in a notebook: not while a response is waiting to be read.
 from tqdm.auto import tqdm
 
