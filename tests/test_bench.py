@@ -13,7 +13,7 @@ import pytest
 from tests.bench.__main__ import main
 from tests.bench.results import line
 from tests.bench.rows import ROWS, Measurement, Row
-from tests.bench.scenarios import BLOCK, BodyCheck, Records, blocks, record
+from tests.bench.scenarios import BLOCK, BodyCheck, Records, blocks, clock_ns, record
 from tests.bench.suite import _covered_s
 
 MEASURED = Measurement({"ours": ("ours", "ours"), "a": ("a", "a"), "b": ("b", "b")}, "download")
@@ -110,7 +110,13 @@ def test_records_are_found_in_any_pieces():
     for start in range(0, len(data), 37):
         records.feed(data[start : start + 37])
     assert len(records.late_ns) == 10
-    assert all(0 < late_ns < 5e9 for late_ns in records.late_ns)
+    assert all(0 < delivery_ns < 5e9 for delivery_ns in records.delivery_ns)
+
+
+def test_a_record_is_late_from_when_it_was_due():
+    records = Records()
+    records.feed(record(due_ns=clock_ns() - 10**9))
+    assert records.late_ns[0] >= 10**9 > records.delivery_ns[0]
 
 
 def test_sleeps_at_the_same_time_count_once():

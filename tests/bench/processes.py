@@ -17,6 +17,7 @@ import trustme
 ROOT = Path(__file__).parent.parent.parent
 READY_TIMEOUT_S = 20.0
 CLIENT_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 2.0
 STDERR_LINES = 5
 
 
@@ -118,9 +119,17 @@ async def _process(*arguments: object, core: int | None) -> AsyncIterator[_Proce
                 psutil.Process(process.pid).cpu_affinity([core])
             yield _Process(process, " ".join(command[1:4]), stderr)
         finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+            await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """A process of ours ends when its standard input does; one that hangs is killed."""
+    process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), END_TIMEOUT_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 def _cores() -> tuple[int | None, ...]:

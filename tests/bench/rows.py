@@ -13,11 +13,14 @@ PYTHON_CLIENTS: dict[str, Side] = {
     "hypercorn": ("hypercorn", "aioquic"),
 }
 WITH_SYNC = PYTHON_CLIENTS | {"ours, sync": ("ours", "ours-sync")}
+# Where the target is one of our own figures, or aioquic's server, one peer is enough.
+AND_AIOQUIC = {side: PYTHON_CLIENTS[side] for side in ("ours", "aioquic")}
 CURL_CLIENT: dict[str, Side] = {
     "ours": ("ours", "curl"),
     "aioquic": ("aioquic", "curl"),
     "hypercorn": ("hypercorn", "curl"),
 }
+CURL_AND_AIOQUIC = {side: CURL_CLIENT[side] for side in ("ours", "aioquic")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,34 +76,46 @@ _TINY_TICKS = {"count": 20, "interval_ms": 1}
 
 DOWNLOAD = Measurement(WITH_SYNC, "download", _BODY, _TINY_BODY)
 DOWNLOAD_CURL = Measurement(CURL_CLIENT, "download", _BODY, _TINY_BODY)
-UPLOAD = Measurement(PYTHON_CLIENTS, "upload", _BODY, _TINY_BODY)
-BOTH = Measurement(PYTHON_CLIENTS, "both", _BODY, _TINY_BODY)
+UPLOAD = Measurement(AND_AIOQUIC, "upload", _BODY, _TINY_BODY, rounds=2)
+BOTH = Measurement(AND_AIOQUIC, "both", _BODY, _TINY_BODY, rounds=2)
 TICKS = Measurement(WITH_SYNC, "ticks", _TICKS, _TINY_TICKS)
-TICKS_CURL = Measurement(CURL_CLIENT, "ticks", _TICKS, _TINY_TICKS)
+TICKS_CURL = Measurement(CURL_CLIENT, "ticks", _TICKS, _TINY_TICKS, rounds=1)
 BURST = Measurement(PYTHON_CLIENTS, "burst", {"count": 20_000}, {"count": 200})
-STALLED = Measurement(CURL_CLIENT, "stalled", {"size_bytes": 200 * MIB, "wait_s": 3}, {"wait_s": 1})
+STALLED = Measurement(
+    CURL_CLIENT, "stalled", {"size_bytes": 200 * MIB, "wait_s": 3}, {"wait_s": 1}, rounds=1
+)
 REQUESTS = Measurement(PYTHON_CLIENTS, "requests", {"count": 800, "at_once": 1}, {"count": 10})
-REQUESTS_16 = Measurement(PYTHON_CLIENTS, "requests", {"count": 1600, "at_once": 16}, {"count": 32})
+REQUESTS_16 = Measurement(
+    PYTHON_CLIENTS, "requests", {"count": 1600, "at_once": 16}, {"count": 32}, rounds=2
+)
 CONNECTIONS_300 = Measurement(
-    CURL_CLIENT, "connections", {"count": 300, "streams_each": 1}, {"count": 3}
+    CURL_AND_AIOQUIC, "connections", {"count": 300, "streams_each": 1}, {"count": 3}, rounds=2
 )
 STREAMS_30X30 = Measurement(
-    CURL_CLIENT, "connections", {"count": 30, "streams_each": 30}, {"count": 2, "streams_each": 2}
+    CURL_AND_AIOQUIC,
+    "streams",
+    {"count": 30, "streams_each": 30},
+    {"count": 2, "streams_each": 2},
+    rounds=2,
 )
 STREAM_COST = Measurement(
-    PYTHON_CLIENTS,
+    AND_AIOQUIC,
     "stream_cost",
     {"steps": {"1": 20, "10": 100, "100": 500, "1000": 1000}},
     {"steps": {"1": 2, "4": 8}},
+    rounds=1,
 )
-MEMORY_CONNECTIONS = Measurement(PYTHON_CLIENTS, "memory_connections", {"count": 100}, {"count": 3})
+MEMORY_CONNECTIONS = Measurement(
+    PYTHON_CLIENTS, "memory_connections", {"count": 180}, {"count": 3}, rounds=1
+)
 MEMORY_STREAMS = Measurement(
     PYTHON_CLIENTS,
     "memory_streams",
-    {"connections": 5, "streams": 100},
+    {"connections": 8, "streams": 60},
     {"connections": 1, "streams": 3},
+    rounds=1,
 )
-FIRST_BYTE = Measurement(WITH_SYNC, "first_byte", {"count": 11}, {"count": 2})
+FIRST_BYTE = Measurement(WITH_SYNC, "first_byte", {"count": 11}, {"count": 2}, rounds=2)
 IMPORT = Measurement(
     {
         "ours": "helpers.server, helpers.client",

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import random
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -15,10 +16,9 @@ BLOCK_BYTES = 64 * 1024
 BLOCK = random.Random(9114).randbytes(BLOCK_BYTES)
 TWO_BLOCKS = BLOCK * 2
 
-# A small chunk: the moment it was written, in ns, then filling up to this length.
-RECORD_BYTES = 64
-STAMP_BYTES = 8
-FILLING = bytes(RECORD_BYTES - STAMP_BYTES)
+# A small chunk: when it was written and when it was due, in ns, then filling up to this length.
+STAMPS = struct.Struct("!QQ48x")
+RECORD_BYTES = STAMPS.size
 
 HOLD_AT_MOST_S = 60.0
 PATHS = ("/hello", "/body", "/upload", "/ticks", "/burst", "/hold", "/usage")
@@ -57,9 +57,13 @@ class BodyCheck:
 
 
 class Records:
-    """Splits what arrives into records again; `late_ns` is how long each one was on its way."""
+    """Splits what arrives into records again.
+
+    `delivery_ns` is how long each one was on its way, `late_ns` how long after it was due it came.
+    """
 
     def __init__(self) -> None:
+        self.delivery_ns: list[int] = []
         self.late_ns: list[int] = []
         self._rest = b""
 
@@ -68,15 +72,16 @@ class Records:
         now_ns = clock_ns()
         data = self._rest + data
         whole = len(data) // RECORD_BYTES * RECORD_BYTES
-        for start in range(0, whole, RECORD_BYTES):
-            stamp = int.from_bytes(data[start : start + STAMP_BYTES], "big")
-            self.late_ns.append(now_ns - stamp)
+        for written_ns, due_ns in STAMPS.iter_unpack(data[:whole]):
+            self.delivery_ns.append(now_ns - written_ns)
+            self.late_ns.append(now_ns - due_ns)
         self._rest = data[whole:]
 
 
-def record() -> bytes:
-    """Return one record, stamped now."""
-    return clock_ns().to_bytes(STAMP_BYTES, "big") + FILLING
+def record(due_ns: int | None = None) -> bytes:
+    """Return one record, stamped now; it is due now unless `due_ns` says otherwise."""
+    now_ns = clock_ns()
+    return STAMPS.pack(now_ns, due_ns or now_ns)
 
 
 async def answer(
@@ -113,8 +118,9 @@ async def answer(
 
 async def _ticks(count: int, interval_s: float, write: Write, flush: Flush) -> None:
     """Flush a record at fixed moments, so that a slow server falls behind instead of stretching."""
-    start_s = time.perf_counter()
+    start_ns = clock_ns()
     for number in range(count):
-        await asyncio.sleep(max(0.0, start_s + number * interval_s - time.perf_counter()))
-        await write(record())
+        due_ns = start_ns + int(number * interval_s * 1e9)
+        await asyncio.sleep(max(0.0, (due_ns - clock_ns()) / 1e9))
+        await write(record(due_ns))
         await flush()

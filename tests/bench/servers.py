@@ -1,13 +1,11 @@
 """One server process: `python -m tests.bench.servers KIND CERT_FILE KEY_FILE`.
 
-It prints its UDP port, and how long it took to start, as JSON when it is ready. It ends when its
-standard input does, so it cannot outlive the benchmark. The peers are written as their
-documentation suggests, with default settings.
+It prints its UDP port, and how long it took to start, as JSON when it is ready. The peers are
+written as their documentation suggests, with default settings.
 """
 
 import asyncio
 import json
-import os
 import socket
 import sys
 import threading
@@ -15,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qsl
 
+from tests.bench.lifeline import end_with_stdin
 from tests.bench.scenarios import PATHS, answer
 
 HEADER = {"content-type": "application/octet-stream"}
@@ -114,13 +113,8 @@ def _announce(port: int, start_s: float | None = None) -> None:
     print(json.dumps({"port": port, **figures}), flush=True)
 
 
-def _end_with_stdin() -> None:
-    sys.stdin.read()
-    os._exit(0)
-
-
 KINDS = {"ours": serve_ours, "aioquic": serve_aioquic, "hypercorn": serve_hypercorn}
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    end_with_stdin()
     KINDS[sys.argv[1]](*sys.argv[2:4])
