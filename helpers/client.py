@@ -34,6 +34,7 @@ from helpers.messages import (
     receive_response,
     request_fields,
     upload_body,
+    upload_piece,
 )
 from helpers.stream import HTTP3Stream
 
@@ -141,11 +142,11 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         try:
             async with asyncio.timeout(timeouts.get("pool")):
                 return await connection.open_stream(request_fields(request), end_stream), reused
-        except TimeoutError:
+        except TimeoutError as error:
             raise httpx2.PoolTimeout(
                 "All streams that the server allows at once are in use, and none became free in "
                 f"{timeouts.get('pool'):g} s."
-            ) from None
+            ) from error
         except ConnectionLost as lost:
             raise httpx2.ConnectError(f"{lost}") from lost
 
@@ -225,11 +226,8 @@ class HTTP3Transport(httpx2.BaseTransport):
         sent_at = time.perf_counter()
         try:
             for chunk in request.stream:
-                self._background.run(stream.write(chunk), timeouts.get("write"))
+                self._background.run(upload_piece(stream, chunk, timeouts.get("write")))
             self._background.run(stream.close())
-        except TimeoutError:
-            self._background.call(stream.cancel)
-            raise httpx2.WriteTimeout("The write operation timed out") from None
         except PeerError:
             # The server did not want the rest; what it answered says why.
             self._background.call(stream.reset)

@@ -7,7 +7,16 @@ connection.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+)
+from typing import Any, TypeVar
 
 import httpx2
 from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
@@ -22,7 +31,9 @@ from helpers.errors import (
 )
 from helpers.fields import Fields, encode_fields
 from helpers.halves import Half
-from helpers.stream import HTTP3Stream
+from helpers.stream import MAX_DATA_FRAME_BYTES, HTTP3Stream
+
+T = TypeVar("T")
 
 # aioquic's QPACK library (pylsqpack) takes no longer value.
 MAX_VALUE_BYTES = 65535
@@ -79,8 +90,7 @@ async def receive_response(
     """
     try:
         with as_httpx2(lambda: "before the response began"):
-            async with asyncio.timeout(timeouts.get("read")):
-                fields = await stream.read_header()
+            fields = await _from_server(stream.read_header(), timeouts.get("read"), upload)
     except BaseException:
         if upload is not None:
             upload.cancel()
@@ -103,22 +113,59 @@ async def receive_response(
 async def upload_body(
     stream: HTTP3Stream, pieces: AsyncIterable[bytes], timeout_s: float | None
 ) -> None:
-    """Send a request's body; each piece may take `timeout_s` seconds.
+    """Send a request's body; each 256 KiB of it may take `timeout_s` seconds.
 
     Raises nothing: what goes wrong reaches the one who waits for the response.
     """
     try:
         async for piece in pieces:
-            async with asyncio.timeout(timeout_s):
-                await stream.write(piece)
+            await upload_piece(stream, piece, timeout_s)
         await stream.close()
     except PeerError:
         # The server did not want the rest (RFC 9114 section 4.1); its answer says why.
         stream.reset()
-    except TimeoutError:
-        stream.fail(httpx2.WriteTimeout("The write operation timed out"))
     except Exception as error:  # noqa: BLE001 - the caller's iterator raised: the caller gets it
         stream.fail(error)
+
+
+async def upload_piece(stream: HTTP3Stream, piece: bytes, timeout_s: float | None) -> None:
+    """Send a piece of a request's body; each 256 KiB of it may take `timeout_s` seconds.
+
+    Raises httpx2.WriteTimeout where they take longer, or as the stream's `write` does.
+    """
+    view = memoryview(piece)
+    try:
+        for start in range(0, len(view), MAX_DATA_FRAME_BYTES):
+            async with asyncio.timeout(timeout_s):
+                await stream.write(view[start : start + MAX_DATA_FRAME_BYTES])
+    except TimeoutError as error:
+        raise httpx2.WriteTimeout("The write operation timed out") from error
+
+
+async def _from_server(
+    coroutine: Coroutine[Any, Any, T], timeout_s: float | None, upload: "asyncio.Task[None] | None"
+) -> T:
+    """Return what a coroutine does that waits for the server.
+
+    Raises httpx2.ReadTimeout after `timeout_s` seconds, which count from the end of the upload:
+    until then the server may well be silent.
+    """
+    waiting: Awaitable[T] = coroutine
+    if upload is not None and not upload.done():
+        waiting = asyncio.create_task(coroutine)
+        try:
+            await asyncio.wait((waiting, upload), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            waiting.cancel()
+            raise
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return await waiting
+    except TimeoutError as error:
+        if not limit.expired():  # the caller's own, from the iterator of the request's body
+            raise
+        raise httpx2.ReadTimeout("The read operation timed out") from error
 
 
 @contextlib.contextmanager
@@ -135,8 +182,6 @@ def as_httpx2(progress: Callable[[], str]) -> Iterator[None]:
         raise httpx2.RemoteProtocolError(f"{error} That was {progress()}.") from error
     except ConnectionLost as error:
         raise httpx2.ReadError(f"The connection was lost {progress()}. {error}") from error
-    except TimeoutError as error:
-        raise httpx2.ReadTimeout("The read operation timed out") from error
 
 
 def is_rejected(error: httpx2.TransportError) -> bool:
@@ -166,8 +211,7 @@ class ResponseBody(httpx2.AsyncByteStream):
     async def receive(self) -> list[bytes]:
         """Return what has arrived, at least one chunk; an empty list at the end."""
         with as_httpx2(self._progress):
-            async with asyncio.timeout(self._timeout_s):
-                chunks = await self._stream.receive()
+            chunks = await _from_server(self._stream.receive(), self._timeout_s, self._upload)
         return self._handed_over(chunks)
 
     def receive_rest(self) -> list[bytes] | None:

@@ -274,6 +274,54 @@ def test_an_empty_body_ends_the_request_with_its_header(client, digest):
     assert client.post(digest, content=iter([])).text == empty
 
 
+@pytest.fixture
+def half(server):
+    """The URL of a route that reads; an event of its first chunk; and how its body ended."""
+    arrived = threading.Event()
+    ends = queue.SimpleQueue()
+
+    @server.route("/half")
+    async def half(request, response):
+        try:
+            async for _ in request:
+                arrived.set()
+        except BaseException as error:
+            ends.put(error)
+            raise
+
+    return server.url("/half"), arrived, ends
+
+
+def test_what_a_body_raises_reaches_its_caller(client, half):
+    url, arrived, ends = half
+
+    def broken():
+        yield b"the first half"
+        assert arrived.wait(WAIT_S)
+        raise TimeoutError("the second half is late")
+
+    with pytest.raises(TimeoutError, match="the second half is late") as caught:
+        client.post(url, content=broken())
+    assert caught.type is TimeoutError
+    assert_left(ends)
+
+
+@pytest.mark.anyio
+async def test_what_a_body_raises_reaches_its_caller_in_async_code(new_async_client, half):
+    url, arrived, ends = half
+
+    async def broken():
+        yield b"the first half"
+        assert await asyncio.to_thread(arrived.wait, WAIT_S)
+        raise TimeoutError("the second half is late")
+
+    async with new_async_client() as client:
+        with pytest.raises(TimeoutError, match="the second half is late") as caught:
+            await client.post(url, content=broken())
+        assert caught.type is TimeoutError
+        await asyncio.to_thread(assert_left, ends)
+
+
 def test_header_fields_arrive(client, server):
     @server.route("/header")
     async def header(request, response):
@@ -838,6 +886,25 @@ def test_a_slow_upload_is_no_silence_of_the_server(client, digest):
     assert response.text == hashlib.sha256(b"abc").hexdigest()
 
 
+@pytest.mark.anyio
+async def test_a_slow_upload_is_no_silence_of_the_server_in_async_code(new_async_client, server):
+    @server.route("/header-first")
+    async def header_first(request, response):
+        if request.query["flush"] == "yes":
+            await response.flush()
+        await response.write(await request.read())
+
+    async def slow():
+        for piece in (b"a", b"b", b"c"):
+            await asyncio.sleep(0.3)
+            yield piece
+
+    async with new_async_client(timeout=httpx2.Timeout(5, read=0.4)) as client:
+        for flush in ("yes", "no"):
+            url = server.url(f"/header-first?flush={flush}")
+            assert (await client.post(url, content=slow())).text == "abc"
+
+
 @pytest.fixture
 def slow_reader(server):
     """The URL of a route that reads its body with a pause after each 300 KB."""
@@ -856,6 +923,37 @@ def slow_reader(server):
     return server.url("/slow-reader")
 
 
+@pytest.mark.parametrize("kind", ["bytes", "iterator"])
+def test_a_slow_reader_is_no_write_timeout_while_it_reads(client, slow_reader, kind):
+    """The time-outs count for what is sent at once, not for the body as a whole."""
+    body = bytes(3_000_000)
+    content = body if kind == "bytes" else iter([body])
+    timeout = httpx2.Timeout(5, write=0.5, read=0.5)
+    assert client.post(slow_reader, content=content, timeout=timeout).text == "3000000"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "iterator"])
+def test_a_server_that_reads_no_more_is_a_write_timeout(client, server, kind):
+    ends = queue.SimpleQueue()
+
+    @server.route("/reads-nothing")
+    async def reads_nothing(request, response):
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            ends.put(error)
+            raise
+
+    body = bytes(3_000_000)
+    content = body if kind == "bytes" else iter([body])
+    with pytest.raises(httpx2.WriteTimeout, match="The write operation timed out") as caught:
+        client.post(
+            server.url("/reads-nothing"), content=content, timeout=httpx2.Timeout(5, write=0.3)
+        )
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert_left(ends)
+
+
 def test_no_timeout_means_none(client, server):
     @server.route("/late")
     async def late(request, response):
@@ -863,3 +961,30 @@ def test_no_timeout_means_none(client, server):
         await response.write("late")
 
     assert client.get(server.url("/late"), timeout=None).text == "late"
+
+
+@pytest.mark.anyio
+async def test_no_free_stream_is_a_pool_timeout(new_async_client, server, who):
+    leave = []
+
+    @server.route("/hold")
+    async def hold(request, response):
+        leave.append(asyncio.Event())
+        await response.flush()
+        await leave[-1].wait()
+
+    async with new_async_client() as client:
+        held = [
+            await client.send(client.build_request("GET", server.url("/hold")), stream=True)
+            for _ in range(MAX_STREAMS)
+        ]
+        with pytest.raises(httpx2.PoolTimeout) as caught:
+            await client.get(who, timeout=httpx2.Timeout(5, pool=0.2))
+        assert str(caught.value) == (
+            "All streams that the server allows at once are in use, and none became free in 0.2 s."
+        )
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        await held.pop().aclose()
+        assert (await client.get(who)).status_code == 200
+        for response in held:
+            await response.aclose()
