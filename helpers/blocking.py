@@ -12,6 +12,7 @@ import httpx2
 from aioquic.h3.connection import ErrorCode
 
 from helpers.background import Background
+from helpers.errors import UsageError
 from helpers.messages import ResponseBody
 from helpers.stream import HTTP3Stream
 
@@ -55,6 +56,11 @@ class BlockingStream:
         """Return the response's body up to its end."""
         return b"".join(self)
 
+    @property
+    def trailers(self) -> httpx2.Headers:
+        """The fields that followed the body, once it was read to its end."""
+        return httpx2.Headers(self._stream.trailers)
+
     def send_datagram(self, payload: bytes) -> None:
         """Send one HTTP datagram (RFC 9297)."""
         self._run(self._stream.send_datagram(payload))
@@ -94,7 +100,15 @@ class BlockingBody(httpx2.SyncByteStream):
 
     def _receive(self) -> list[bytes]:
         rest = self._body.receive_rest()
-        return rest if rest is not None else self._background.run(self._body.receive())
+        if rest is not None:
+            return rest
+        try:
+            return self._background.run(self._body.receive())
+        except UsageError as error:
+            raise httpx2.ReadError(
+                "The client was closed before the end of the body. Read it before `close`, or "
+                "inside the client's `with`."
+            ) from error
 
     def close(self) -> None:
         """Tell the server that nobody reads on, where something was left."""

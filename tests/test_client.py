@@ -760,6 +760,19 @@ async def test_an_open_stream_reads_and_writes_in_turn_in_async_code(credentials
         assert await stream.read() == b""
 
 
+def test_an_open_stream_carries_trailers_both_ways(transport, server):
+    @server.route("/trailers")
+    async def trailers(request, response):
+        await response.write(await request.read())
+        response.write_trailers({"x-back": request.trailers["x-there"]})
+
+    with transport.open_stream("POST", server.url("/trailers")) as stream:
+        stream.write(b"a body")
+        stream.close({"X-There": "12345"})
+        assert stream.read() == b"a body"
+        assert stream.trailers == {"x-back": "12345"}
+
+
 def test_a_call_on_an_open_stream_is_bounded(transport, server):
     @server.route("/silent")
     async def silent(request, response):
@@ -834,6 +847,16 @@ async def test_cancelling_a_request_ends_the_handler(new_async_client, server):
         with pytest.raises(asyncio.CancelledError):
             await request
         await asyncio.to_thread(assert_left, ends)
+
+
+def test_closing_the_client_ends_the_handler(credentials, endless):
+    url, ends = endless
+    client = httpx2.Client(transport=HTTP3Transport(ca_file=credentials.ca_file))
+    response = client.send(client.build_request("GET", url), stream=True)
+    client.close()
+    assert_left(ends, ErrorCode.H3_NO_ERROR)
+    with pytest.raises(httpx2.ReadError, match="The client was closed before the end of the body"):
+        response.read()
 
 
 def test_a_client_that_is_dropped_ends_its_thread(credentials, endless):
