@@ -1,0 +1,124 @@
+"""The two programs as a terminal shows them."""
+
+import asyncio
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from helpers import __main__ as programs
+
+ROOT = Path(__file__).parent.parent
+LINES = [f"data chunk #{number}\n" for number in range(10)]
+WAIT_S = 10.0
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Starts a program whose warnings are errors and whose temporary files go to tmp_path."""
+    processes = []
+
+    def start(*arguments):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "helpers", *arguments],
+                cwd=ROOT,
+                env=os.environ | {"TMPDIR": str(tmp_path), "TEMP": str(tmp_path)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C is sent to this one alone
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("program", ["buffered", "takeover"])
+def test_ten_lines_arrive_one_by_one_and_nothing_stays(run, tmp_path, program):
+    process = run(program)
+    lines, arrived_at = [], []
+    for line in process.stdout:
+        lines.append(line)
+        arrived_at.append(time.monotonic())
+        if len(lines) == 1:
+            # The certificates are there while they are needed.
+            assert len(list(tmp_path.glob("*/ca.pem"))) == 1
+    assert lines == LINES
+    # 0.9 s in all, 0.1 s each: not in one piece, and not in two.
+    assert arrived_at[-1] - arrived_at[0] > 0.9 / 5
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise(arrived_at)]
+    assert sorted(gaps_s)[4] > 0.1 / 5
+    assert process.stderr.read() == ""
+    assert process.wait(WAIT_S) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+@pytest.mark.parametrize("program", ["buffered", "takeover"])
+def test_an_interrupt_ends_it_cleanly(run, tmp_path, program):
+    process = run(program)
+    assert [process.stdout.readline() for _ in range(3)] == LINES[:3]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(WAIT_S) == 130
+    assert process.stderr.read() == ""
+    assert len(process.stdout.readlines()) < 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_traceback(run, tmp_path):
+    process = run("buffered")
+    assert process.stdout.readline() == LINES[0]
+    process.stdout.close()
+    assert process.wait(WAIT_S) == 1
+    assert process.stderr.read() == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_name_is_refused_with_those_that_there_are(run):
+    process = run("unbuffered")
+    assert process.wait(WAIT_S) == 2
+    last = process.stderr.read().splitlines()[-1]
+    assert "invalid choice: 'unbuffered'" in last
+    assert "buffered" in last
+    assert "takeover" in last
+
+
+@pytest.mark.parametrize("handler", [programs.buffered, programs.takeover])
+def test_the_programs_chunks_are_frames_of_their_own(server, client, handler):
+    server.route("/stream")(handler)
+    with client.stream("GET", server.url("/stream")) as response:
+        assert response.status_code == 200
+        assert [chunk.decode() for chunk in response.iter_raw()] == LINES
+
+
+def test_a_program_whose_server_answers_an_error_says_so():
+    async def refuse(request, response):
+        response.write_header(500)
+
+    with pytest.raises(httpx2.HTTPStatusError, match="500 Internal Server Error"):
+        programs.show(refuse)
+
+
+def test_a_response_that_cannot_flush_is_told():
+    sent = []
+
+    class WithoutFlush:
+        def write_header(self, status):
+            sent.append(status)
+
+        async def write(self, text):
+            sent.append(text)
+
+    asyncio.run(programs.buffered(None, WithoutFlush()))
+    assert sent == [500, "streaming is not supported\n"]
