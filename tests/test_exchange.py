@@ -12,7 +12,8 @@ from concurrent.futures import Future
 import httpx2
 import pytest
 from aioquic.asyncio.protocol import QuicConnectionProtocol
-from aioquic.h3.connection import H3Connection
+from aioquic.buffer import encode_uint_var
+from aioquic.h3.connection import FrameType, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
@@ -80,11 +81,15 @@ class Peer(QuicConnectionProtocol):
         for http_event in self._http.handle_event(event):
             self.events.put_nowait(http_event)
 
-    async def ask(self, method, path, headers=()):
+    async def ask(self, request):
         stream_id = self._quic.get_next_available_stream_id()
-        pseudo = {":method": method, ":scheme": "https", ":authority": "localhost", ":path": path}
-        fields = [(name.encode(), value.encode()) for name, value in [*pseudo.items(), *headers]]
-        self._http.send_headers(stream_id, fields, end_stream=True)
+        if isinstance(request, bytes):
+            self._quic.send_stream_data(stream_id, request)
+        else:
+            method, path = (part.encode() for part in request)
+            origin = [(b":scheme", b"https"), (b":authority", b"localhost")]
+            fields = [(b":method", method), *origin, (b":path", path)]
+            self._http.send_headers(stream_id, fields, end_stream=True)
         self.transmit()
         events = []
         while not events or not is_last(events[-1]):
@@ -97,7 +102,7 @@ def is_last(event):
 
 
 def ask_as_aioquic(server, credentials, *requests):
-    """The events of each request, one after the other on one connection."""
+    """The events of each request, (method, path) or bytes, one after the other."""
 
     async def ask_all():
         configuration = QuicConfiguration(
@@ -111,7 +116,7 @@ def ask_as_aioquic(server, credentials, *requests):
         try:
             peer.connect(("127.0.0.1", server.port))
             await peer.wait_connected()
-            return [await peer.ask(*request) for request in requests]
+            return [await peer.ask(request) for request in requests]
         finally:
             peer.close()
             await peer.wait_closed()
@@ -365,6 +370,13 @@ def test_a_header_that_would_break_the_stream_is_refused(server, client, headers
     assert client.get(url).status_code == 500
     assert isinstance(raised[0], UsageError)
     assert str(raised[0]) == message
+
+
+def test_a_header_section_that_is_announced_too_large_is_refused_at_once(server, credentials):
+    # No more of it comes than its length.
+    frame_header = encode_uint_var(FrameType.HEADERS) + encode_uint_var(65 * 1024)
+    (events,) = ask_as_aioquic(server, credentials, frame_header)
+    assert [event.headers for event in events] == [[(b":status", b"431")]]
 
 
 # ---- answers without a body
