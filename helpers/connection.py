@@ -117,8 +117,8 @@ class HTTP3Connection(QUICDriver):
             stream.feed_fin()
 
     def _accept(self, event: HeadersReceived) -> HTTP3Stream | None:
-        if self.is_client:
-            return None  # an answer that nobody waits for any more
+        if self.is_client or b":method" not in dict(event.headers):
+            return None  # an answer or trailers, and nobody waits for them any more
         self._last_request_id = max(self._last_request_id, event.stream_id)
         if self._flow.is_stopped(event.stream_id):
             # STOP_SENDING may overtake HEADERS: the client left before its request was here.

@@ -185,7 +185,7 @@ async def test_a_request_that_was_stopped_before_it_arrived_has_no_handler(
     transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
     async with httpx2.AsyncClient(transport=transport) as client:
         await client.get(server.url("/hello"))
-        await leave_before_the_request_left(client, transport, server.url)
+        await leave_before_it_left(client, transport, server.url)
         assert (await client.get(server.url("/hello"))).text == "hello\n"
     assert departures.is_empty()
     assert server.errors == []
@@ -304,13 +304,6 @@ async def cancel_before_the_header(client, transport, url):
         await asyncio.wait_for(client.get(url("/silent")), 0.02)
 
 
-async def leave_before_the_request_left(client, transport, url):
-    """One packet then has both, and STOP_SENDING comes before HEADERS."""
-    request = client.build_request("GET", url("/waits"))
-    stream, _ = await transport.open(request, {}, end_stream=True)
-    stream.cancel()
-
-
 async def leave_when_the_server_waits(client, transport, url):
     async with client.stream("GET", url("/endless")) as response:
         async for _ in response.aiter_bytes():
@@ -335,7 +328,8 @@ async def upload_what_nobody_reads(client, transport, url):
     assert (await client.post(url("/hello"), content=pieces())).text == "hello\n"
 
 
-async def leave_an_upload_before_it_left(client, transport, url):
+async def leave_before_it_left(client, transport, url):
+    """One packet has all of it then, and STOP_SENDING comes before HEADERS."""
     stream = await transport.open_stream("POST", url("/reads"))
     stream.stop()
     await stream.close()
@@ -370,10 +364,9 @@ WAYS = [
     break_off,
     drop_the_response,
     cancel_before_the_header,
-    leave_before_the_request_left,
     leave_when_the_server_waits,
     break_off_the_upload,
-    leave_an_upload_before_it_left,
+    leave_before_it_left,
     upload_what_nobody_reads,
     reset_at_once,
     reset_the_request_alone,
@@ -451,7 +444,7 @@ async def settled(look):
     return look()
 
 
-async def comes_to(expected, look, timeout_s=5.0):
+async def comes_to(expected, look, timeout_s=15.0):
     """Return what `look` sees once it is as expected, or after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while (seen := look()) != expected and time.monotonic() < deadline:  # noqa: ASYNC110

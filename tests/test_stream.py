@@ -1,0 +1,469 @@
+"""Both ends of one stream on one loop, with real sockets between them."""
+
+import asyncio
+import contextlib
+import functools
+import gc
+import warnings
+
+import pytest
+from aioquic.h3.connection import ErrorCode
+
+from helpers.client import AsyncHTTP3Transport
+from helpers.connection import new_configuration
+from helpers.errors import (
+    ClientDisconnected,
+    ConnectionLost,
+    DatagramError,
+    StreamReset,
+    UsageError,
+)
+from helpers.flow_control import UNACKNOWLEDGED_LIMIT_BYTES
+from helpers.halves import MAX_WAITING_DATAGRAMS, Half
+from helpers.listener import Listener
+from helpers.stream import MAX_DATA_FRAME_BYTES, HTTP3Stream
+
+pytestmark = pytest.mark.anyio
+
+ANSWER = [(b":status", b"200")]
+WAIT_S = 5.0
+
+
+class Link:
+    """A client's connection to a listener, and the streams that arrive there."""
+
+    def __init__(self, credentials):
+        configuration = new_configuration(is_client=False)
+        configuration.load_cert_chain(credentials.cert_file, credentials.key_file)
+        self._listener = Listener(configuration, self._accept)
+        self._transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
+        self._accepted = asyncio.Queue()
+        self.requests = 0
+        self.server = self.client = None  # the two ends of the connection
+
+    def _accept(self, connection, stream, fields):
+        self.requests += 1
+        self.server = connection
+        self._accepted.put_nowait(stream)
+
+    async def __aenter__(self):
+        self.port = await self._listener.bind("127.0.0.1", 0)
+        return self
+
+    async def streams(self):
+        """The two ends of a new stream: the client's, and the server's."""
+        ours = await self._transport.open_stream("POST", f"https://127.0.0.1:{self.port}/")
+        self.client = ours._carrier
+        return ours, await soon(self._accepted.get())
+
+    async def round_trip(self):
+        """Return when all that was sent before has arrived and was answered."""
+        ours, theirs = await self.streams()
+        theirs.send_header(ANSWER, end_stream=True)
+        await ours.close()
+        assert await soon(ours.read()) == b""
+
+    async def fill(self, stream):
+        """Return a task that writes to the server's end, once it waits for the client."""
+
+        async def write_on():
+            while True:
+                await stream.write(bytes(64 * 1024))
+
+        writing = asyncio.create_task(write_on())
+        unacknowledged = functools.partial(self.server.unacknowledged_bytes, stream.stream_id)
+        while unacknowledged() <= UNACKNOWLEDGED_LIMIT_BYTES:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await self.round_trip()
+        return writing
+
+    async def __aexit__(self, *_):
+        await self._transport.aclose()
+        self._listener.close()
+
+
+async def soon(awaitable):
+    return await asyncio.wait_for(awaitable, WAIT_S)
+
+
+@pytest.fixture
+async def link(credentials):
+    async with Link(credentials) as link:
+        yield link
+
+
+@pytest.fixture
+async def ends(link):
+    """The client's and the server's end of one stream; the server's has sent its header."""
+    ours, theirs = await link.streams()
+    theirs.send_header(ANSWER)
+    assert await soon(ours.read_header()) == ANSWER
+    return ours, theirs
+
+
+# ---- writing
+
+
+async def test_each_write_leaves_at_once_as_one_data_frame(ends, link):
+    ours, theirs = ends
+    frames = []
+    sent = link.server.send_data
+    link.server.send_data = lambda stream_id, data: (frames.append(data), sent(stream_id, data))
+    for word in (b"one", b"two"):
+        await theirs.write(word)
+        assert await soon(anext(ours)) == word
+    assert frames == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("data", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes")])
+async def test_what_is_bytes_can_be_written(ends, data):
+    ours, theirs = ends
+    await theirs.write(data)
+    assert await soon(anext(ours)) == b"bytes"
+
+
+async def test_text_is_refused_with_the_remedy(ends):
+    with pytest.raises(UsageError, match=r"A stream carries bytes: write\('words'\.encode\(\)\)"):
+        await ends[1].write("words")
+
+
+async def test_an_empty_write_sends_nothing_and_says_where_the_stream_has_ended(ends, link):
+    ours, theirs = ends
+    await theirs.write(b"")
+    await link.round_trip()
+    assert ours.receiving.unread_bytes == 0
+    await theirs.close()
+    with pytest.raises(UsageError, match="finished"):
+        await theirs.write(b"")
+
+
+async def test_a_long_write_becomes_frames_that_wait_for_each_other(ends, link):
+    ours, theirs = ends
+    data = bytes(range(256)) * (4 * MAX_DATA_FRAME_BYTES // 256) + b"end"
+    most = 0
+    sent = link.server.send_data
+
+    def send_and_look(stream_id, piece):
+        nonlocal most
+        assert len(piece) <= MAX_DATA_FRAME_BYTES
+        sent(stream_id, piece)
+        most = max(most, link.server.unacknowledged_bytes(stream_id))
+
+    link.server.send_data = send_and_look
+    writing = asyncio.create_task(theirs.write(data))
+    received = b""
+    while len(received) < len(data):
+        received += await soon(anext(ours))
+    await soon(writing)
+    assert received == data
+    assert most <= UNACKNOWLEDGED_LIMIT_BYTES + MAX_DATA_FRAME_BYTES + 100
+
+
+async def test_a_write_that_was_cancelled_while_it_waited_harms_nobody(ends, link):
+    ours, theirs = ends
+    writing = await link.fill(theirs)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    await theirs.close()
+    body = await soon(ours.read())
+    assert len(body) % (64 * 1024) == 0
+    assert not any(body)
+
+
+async def test_a_writer_that_never_has_to_wait_lets_others_run(ends):
+    _, theirs = ends
+    others = 0
+
+    async def count():
+        nonlocal others
+        while True:
+            others += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    for _ in range(1000):
+        await theirs.write(b"x")
+    counting.cancel()
+    assert others >= 10
+
+
+# ---- closing
+
+
+async def test_closing_finishes_one_half_and_twice_is_harmless(ends):
+    ours, theirs = ends
+    await ours.write(b"the question")
+    await ours.close()
+    await ours.close()
+    assert await soon(theirs.read()) == b"the question"
+    assert (ours.sending.state, ours.receiving.state) == (Half.FINISHED, Half.OPEN)
+    await theirs.write(b"the answer")
+    await theirs.close()
+    assert await soon(ours.read()) == b"the answer"
+    assert await soon(ours.read()) == b""
+    assert not ours.is_open
+    assert not theirs.is_open
+    with pytest.raises(UsageError, match="Stream 0 is finished by its writer"):
+        await theirs.write(b"more")
+
+
+async def test_async_with_closes(ends, link):
+    ours, theirs = ends
+    async with theirs:
+        await theirs.write(b"all")
+    assert await soon(ours.read()) == b"all"
+    # What the client would still send is of no use: it is asked to stop.
+    await link.round_trip()
+    with pytest.raises(StreamReset, match="STOP_SENDING, H3_NO_ERROR"):
+        await ours.write(b"more")
+
+
+async def test_async_with_resets_where_its_block_raised(ends):
+    ours, theirs = ends
+    with contextlib.suppress(ZeroDivisionError):
+        async with theirs:
+            await theirs.write(b"half")
+            raise ZeroDivisionError
+    assert await soon(anext(ours)) == b"half"
+    with pytest.raises(StreamReset) as caught:
+        await soon(anext(ours))
+    assert caught.value.error_code == ErrorCode.H3_INTERNAL_ERROR
+
+
+async def test_trailers_go_both_ways(ends):
+    ours, theirs = ends
+    await ours.write(b"question")
+    await ours.close({"X-Sum": "8"})
+    await theirs.write(b"answer")
+    await theirs.close({"x-sum": "6"})
+    assert await soon(theirs.read()) == b"question"
+    assert await soon(ours.read()) == b"answer"
+    assert theirs.trailers == [(b"x-sum", b"8")]
+    assert ours.trailers == [(b"x-sum", b"6")]
+
+
+async def test_trailers_of_a_request_that_nobody_holds_any_more_are_no_request(link):
+    ours, theirs = await link.streams()
+    theirs.send_header(ANSWER, end_stream=True)
+    del theirs
+    gc.collect()
+    await ours.close({"x-sum": "0"})
+    await soon(ours.read())
+    await link.round_trip()
+    assert link.requests == 2
+
+
+# ---- reading
+
+
+async def test_receive_gives_all_that_has_arrived_and_nothing_at_the_end(ends, link):
+    ours, theirs = ends
+    await theirs.write(b"one")
+    await theirs.write(b"two")
+    await theirs.close()
+    await link.round_trip()
+    assert b"".join(await soon(ours.receive())) == b"onetwo"
+    assert await soon(ours.receive()) == []
+    assert [chunk async for chunk in ours] == []
+
+
+async def test_a_read_that_was_cancelled_loses_nothing(ends):
+    ours, theirs = ends
+    reading = asyncio.create_task(ours.receive())
+    await asyncio.sleep(0)
+    reading.cancel()
+    await theirs.write(b"for the next one")
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert await soon(ours.receive()) == [b"for the next one"]
+
+
+async def test_the_header_cannot_come_after_the_end(link):
+    ours, theirs = await link.streams()
+    await theirs.close()
+    with pytest.raises(StreamReset, match="FIN, H3_REQUEST_INCOMPLETE"):
+        await soon(ours.read_header())
+
+
+# ---- the peer ends it
+
+
+async def test_a_reset_comes_after_what_arrived_before_it(ends):
+    ours, theirs = ends
+    await theirs.write(b"half of it")
+    theirs.reset(ErrorCode.H3_INTERNAL_ERROR)
+    assert await soon(anext(ours)) == b"half of it"
+    for _ in range(2):
+        with pytest.raises(StreamReset) as caught:
+            await soon(anext(ours))
+        assert str(caught.value) == (
+            "The peer ended stream 0 with RESET_STREAM, H3_INTERNAL_ERROR (0x102)."
+        )
+    assert ours.receiving.state is Half.RESET
+    await ours.write(b"the other half goes on")
+    assert await soon(anext(theirs)) == b"the other half goes on"
+
+
+async def test_a_reset_wakes_who_waits_in_a_write(ends, link):
+    _, theirs = ends
+    writing = await link.fill(theirs)
+    theirs.reset()
+    with pytest.raises(UsageError, match="reset by its writer"):
+        await soon(writing)
+
+
+async def test_a_server_whose_client_stops_reading_gets_client_disconnected(ends, link):
+    ours, theirs = ends
+    abandoned = []
+    theirs.on_abandoned = lambda: abandoned.append(True)
+    writing = await link.fill(theirs)
+    ours.stop(0x123)
+    with pytest.raises(ClientDisconnected) as caught:
+        await soon(writing)
+    assert (caught.value.stream_id, caught.value.code) == (0, 0x123)
+    assert str(caught.value) == (
+        "The client of stream 0 has gone: it sent STOP_SENDING with unknown error (0x123)."
+    )
+    assert theirs.sending.state is Half.STOPPED
+    assert abandoned == [True]
+    with pytest.raises(ClientDisconnected):
+        await theirs.write(b"more")
+    await theirs.close()
+
+
+async def test_a_client_whose_server_stops_reading_gets_stream_reset(ends, link):
+    ours, theirs = ends
+    theirs.stop(ErrorCode.H3_NO_ERROR)
+    await link.round_trip()
+    with pytest.raises(StreamReset, match=r"STOP_SENDING, H3_NO_ERROR \(0x100\)"):
+        await ours.write(b"more")
+    await theirs.write(b"the answer goes on")
+    assert await soon(anext(ours)) == b"the answer goes on"
+
+
+async def test_what_was_not_read_is_dropped_by_stop(ends, link):
+    ours, theirs = ends
+    await theirs.write(b"too late")
+    await link.round_trip()
+    assert ours.receiving.unread_bytes == 8
+    ours.stop()
+    assert ours.receiving.unread_bytes == 0
+    assert await soon(ours.receive()) == []
+
+
+async def test_a_lost_connection_ends_both_halves_on_both_ends(ends, link):
+    ours, theirs = ends
+    waiting = [asyncio.create_task(end.read()) for end in ends]
+    link.client.close(ErrorCode.H3_NO_ERROR, "the client was closed")
+    with pytest.raises(ConnectionLost, match="the client was closed"):
+        await soon(waiting[0])
+    with pytest.raises(ClientDisconnected, match=r"stream 0 has gone: .*the client was closed"):
+        await soon(waiting[1])
+    with pytest.raises(ConnectionLost):
+        await ours.write(b"more")
+    with pytest.raises(ClientDisconnected):
+        await theirs.write(b"more")
+    assert {end.sending.state for end in ends} == {Half.LOST}
+    assert repr(ours) == "<HTTP3Stream 0: sending LOST, receiving LOST>"
+    ours.cancel()
+    await theirs.close()
+
+
+# ---- taken over and forgotten
+
+
+async def test_a_stream_taken_over_that_nobody_closes_is_reported(ends):
+    class Taken(HTTP3Stream):
+        """One of its own, so that the ends of the fixture play no part."""
+
+    stream = Taken(carrier=None, stream_id=44)
+    stream.owner = "GET /stream"
+    with pytest.warns(ResourceWarning) as caught:  # noqa: PT031 - what warns is the end of it
+        del stream
+        gc.collect()
+    assert str(caught[0].message) == (
+        "Stream 44 of GET /stream was taken over and never closed: its client still waits. "
+        "Use `async with stream:`."
+    )
+
+
+async def test_a_stream_that_was_closed_is_not_reported(ends):
+    _, theirs = ends
+    theirs.owner = "GET /stream"
+    await theirs.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        theirs.warn_if_open()
+
+
+# ---- datagrams
+
+
+async def test_datagrams_go_both_ways_beside_the_stream(ends):
+    ours, theirs = ends
+    await ours.send_datagram(b"ping")
+    assert await soon(theirs.receive_datagram()) == b"ping"
+    for number in range(3):
+        await theirs.send_datagram(b"pong %d" % number)
+    assert [await soon(ours.receive_datagram()) for _ in range(3)] == [
+        b"pong 0",
+        b"pong 1",
+        b"pong 2",
+    ]
+
+
+async def test_the_first_datagram_needs_no_round_trip(credentials):
+    """The server's SETTINGS arrive with its handshake, before any request can leave."""
+    for _ in range(10):
+        async with Link(credentials) as link:
+            ours, theirs = await link.streams()
+            await ours.send_datagram(b"at once")
+            assert await soon(theirs.receive_datagram()) == b"at once"
+
+
+async def test_a_datagram_that_fits_exactly_arrives_and_a_longer_one_is_refused(ends, link):
+    ours, theirs = ends
+    limit_bytes = link.client.max_datagram_bytes(ours.stream_id)
+    assert limit_bytes > 1000
+    with pytest.raises(DatagramError) as caught:
+        await ours.send_datagram(bytes(limit_bytes + 1))
+    assert str(caught.value) == (
+        f"A datagram of {limit_bytes + 1} bytes does not fit: {limit_bytes} bytes at most on this "
+        "connection. Send less, or write to the stream."
+    )
+    await ours.send_datagram(b"x" * limit_bytes)
+    assert await soon(theirs.receive_datagram()) == b"x" * limit_bytes
+    await link.round_trip()
+
+
+async def test_a_peer_that_negotiated_no_datagrams_gets_none(ends, link):
+    ours, _ = ends
+    link.client._http.received_settings.clear()
+    with pytest.raises(DatagramError, match="The peer did not negotiate datagrams"):
+        await ours.send_datagram(b"ping")
+    await link.round_trip()
+
+
+async def test_of_too_many_datagrams_the_oldest_are_lost(ends, link):
+    ours, theirs = ends
+    for number in range(MAX_WAITING_DATAGRAMS + 10):
+        await theirs.send_datagram(b"%d" % number)
+    await link.round_trip()
+    assert len(ours.receiving.datagrams) == MAX_WAITING_DATAGRAMS
+    assert await soon(ours.receive_datagram()) == b"10"
+
+
+async def test_nobody_waits_for_a_datagram_that_cannot_come(ends):
+    ours, theirs = ends
+    waiting = asyncio.create_task(ours.receive_datagram())
+    await theirs.close()
+    with pytest.raises(UsageError, match="Stream 0 is finished by its writer: nothing comes"):
+        await soon(waiting)
+
+
+async def test_a_closed_stream_sends_no_datagram(ends):
+    ours, _ = ends
+    await ours.close()
+    with pytest.raises(UsageError, match="finished by its writer"):
+        await ours.send_datagram(b"ping")
