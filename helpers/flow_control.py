@@ -165,6 +165,10 @@ def raise_datagram_size(quic: QuicConnection) -> None:
         quic._max_datagram_size = size_bytes  # aioquic 1.7.2 quic/connection.py 339
         quic._loss._pacer._max_datagram_size = size_bytes  # quic/recovery.py 86
         quic._loss._cc._max_datagram_size = size_bytes  # quic/congestion/reno.py 22
+        # RFC 9002 section 7.2: the first window is two datagrams at least. In less than one, an
+        # HTTP datagram of full size would wait for ever.
+        window = quic._loss._cc.congestion_window
+        quic._loss._cc.congestion_window = max(window, 2 * size_bytes)
 
 
 def _peer_max_udp_payload_bytes(quic: QuicConnection) -> int:
