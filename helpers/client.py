@@ -81,7 +81,8 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         timeouts = request.extensions.get("timeout", {})
         body = known_body(request)
         for attempt in (1, 2):
-            stream, reused = await self.open(request, timeouts, end_stream=body == b"")
+            connection, reused = await self._connection(request.url, timeouts)
+            stream = await self._open(connection, request, timeouts, end_stream=body == b"")
             sent_at = time.perf_counter()
             upload = None
             if body != b"":
@@ -99,7 +100,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
                 )
                 if attempt == 2 or body is None or not again:
                     raise
-                self._forget(request.url)
+                self._forget(connection)
         raise AssertionError("unreachable")
 
     async def open_stream(
@@ -114,8 +115,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         if "content-length" not in httpx2.Headers(headers):
             # httpx2 announces an empty body; this one is what you write.
             request.headers.pop("content-length", None)
-        stream, _ = await self.open(request, {}, end_stream=False)
-        return stream
+        return await self.open(request, {})
 
     async def aclose(self) -> None:
         """Close all connections; what still streams is lost."""
@@ -130,18 +130,21 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
 
     # ---- connections
 
-    async def open(
-        self, request: httpx2.Request, timeouts: Timeouts, end_stream: bool
-    ) -> tuple[HTTP3Stream, bool]:
-        """Send a request's header; return its stream, and whether its connection was in use."""
-        if request.url.scheme != "https":
-            raise httpx2.UnsupportedProtocol(
-                f"HTTP/3 has https:// URLs only (RFC 9114 section 3.1), not {str(request.url)!r}."
-            )
-        connection, reused = await self._connection(request.url, timeouts)
+    async def open(self, request: httpx2.Request, timeouts: Timeouts) -> HTTP3Stream:
+        """Send a request's header; return its stream, for the body to be written."""
+        connection, _ = await self._connection(request.url, timeouts)
+        return await self._open(connection, request, timeouts, end_stream=False)
+
+    async def _open(
+        self,
+        connection: HTTP3Connection,
+        request: httpx2.Request,
+        timeouts: Timeouts,
+        end_stream: bool,
+    ) -> HTTP3Stream:
         try:
             async with asyncio.timeout(timeouts.get("pool")):
-                return await connection.open_stream(request_fields(request), end_stream), reused
+                return await connection.open_stream(request_fields(request), end_stream)
         except TimeoutError as error:
             raise httpx2.PoolTimeout(
                 "All streams that the server allows at once are in use, and none became free in "
@@ -153,6 +156,11 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
     async def _connection(
         self, url: httpx2.URL, timeouts: Timeouts
     ) -> tuple[HTTP3Connection, bool]:
+        """Return a connection to an origin, and whether it was in use already."""
+        if url.scheme != "https":
+            raise httpx2.UnsupportedProtocol(
+                f"HTTP/3 has https:// URLs only (RFC 9114 section 3.1), not {str(url)!r}."
+            )
         origin = (url.host, url.port or 443)
         # The time in which another request connects in vain counts: sixteen requests to a silent
         # server take one time-out, not sixteen.
@@ -162,7 +170,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
             if connection is not None:
                 if await connection.is_alive(TRUST_SILENCE_S, PING_TIMEOUT_S):
                     return connection, True
-                self._forget(url)
+                self._forget(connection)
                 asked_at = asyncio.get_running_loop().time()
             limits = [self._connect_timeout_s, timeouts.get("connect")]
             timeout_s = min(limit for limit in limits if limit is not None)
@@ -171,10 +179,12 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
             self._all.add(connection)
             return connection, False
 
-    def _forget(self, url: httpx2.URL) -> None:
-        """Let go of an origin's connection; streams that are still on it go on."""
-        connection = self._connections.pop((url.host, url.port or 443), None)
-        if connection is not None and not connection.open_streams():
+    def _forget(self, connection: HTTP3Connection) -> None:
+        """Use a connection for no more requests; streams that are still on it go on."""
+        # Another request may have put a new one in its place already.
+        for origin in [key for key, known in self._connections.items() if known is connection]:
+            del self._connections[origin]
+        if not connection.open_streams():
             connection.close()
             connection.abandon("replaced")
 
@@ -222,7 +232,7 @@ class HTTP3Transport(httpx2.BaseTransport):
 
     def _send_iterator(self, request: httpx2.Request) -> httpx2.Response:
         timeouts = request.extensions.get("timeout", {})
-        stream, _ = self._background.run(self._transport.open(request, timeouts, False))
+        stream = self._background.run(self._transport.open(request, timeouts))
         sent_at = time.perf_counter()
         try:
             for chunk in request.stream:

@@ -633,6 +633,36 @@ def test_a_rejected_iterator_cannot_be_sent_again(client, credentials):
         assert client.get(f"https://127.0.0.1:{port}/").status_code == 200
 
 
+@pytest.mark.anyio
+async def test_rejected_requests_share_the_next_connection(new_async_client, credentials):
+    """One is rejected at once, the other when the first has found a new connection already."""
+    connections = []
+
+    def answer(connection, event):
+        if not isinstance(event, HeadersReceived):
+            return
+        if connection not in connections:
+            connections.append(connection)
+        if len(connections) == 1 and event.stream_id == 4:
+            connection.quic.reset_stream(4, ErrorCode.H3_REQUEST_REJECTED)
+        elif len(connections) == 1 and event.stream_id == 8:
+            return
+        else:
+            connection.respond(event.stream_id, 200, b"hello")
+        if len(connections) == 2 and event.stream_id == 0:
+            connections[0].quic.reset_stream(8, ErrorCode.H3_REQUEST_REJECTED)
+            connections[0].transmit()
+
+    files = (credentials.cert_file, credentials.key_file)
+    with scripted_server(*files, answer) as port:
+        url = f"https://127.0.0.1:{port}/"
+        async with new_async_client() as client:
+            await client.get(url)
+            responses = await asyncio.gather(client.get(url), client.get(url))
+    assert [response.text for response in responses] == ["hello", "hello"]
+    assert len(connections) == 2
+
+
 def test_a_new_connection_leaves_the_streams_of_the_old_one_alone(client, credentials):
     """And closing the client closes both."""
     files = (credentials.cert_file, credentials.key_file)
