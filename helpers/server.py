@@ -48,12 +48,14 @@ class Server:
         port: int = 0,
         wire: Observer | None = None,
     ) -> None:
-        check_key_pair(cert_file, key_file)
+        certificates, key = check_key_pair(cert_file, key_file)
         self.host = host
         self._requested_port = port
         self._port: int | None = None
         self._configuration = new_configuration(is_client=False, wire=wire)
-        self._configuration.load_cert_chain(cert_file, key_file)
+        # aioquic's load_cert_chain stumbles over a blank line, and loses the chain over CRLF.
+        self._configuration.certificate, *self._configuration.certificate_chain = certificates
+        self._configuration.private_key = key
         self._handlers = Handlers()
         self._background = Background("http3-server")
         self._listener: Listener | None = None

@@ -535,3 +535,16 @@ def test_clients_of_many_threads_share_one_server(new_server, credentials):
     for thread in threads:
         thread.join(WAIT_S)
     assert answers == ["here"] * 40
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda pem: pem + b"\n\n", lambda pem: pem.replace(b"\n", b"\r\n")]
+)
+def test_a_certificate_file_may_have_blank_lines_or_windows_line_ends(credentials, tmp_path, spoil):
+    cert_file = tmp_path / "cert.pem"
+    cert_file.write_bytes(spoil(credentials.cert_file.read_bytes()))
+    with (
+        Server(cert_file=cert_file, key_file=credentials.key_file) as server,
+        httpx2.Client(transport=HTTP3Transport(ca_file=credentials.ca_file)) as client,
+    ):
+        assert client.get(server.url("/nowhere")).status_code == 404
