@@ -1,8 +1,8 @@
 """What was on the wire: the frames of a run as rows, as a picture, and as files for other tools.
 
-A WireLog is attached to the client, to the server or to both. It keeps everything until it is
-dropped, some kilobytes for each packet: it is meant for a run in a notebook, not for a server that
-stays up.
+A WireLog is attached to the client, to the server or to both. It keeps all that each of them sends
+and receives, bodies too, until it is dropped: it is meant for a run in a notebook, not for a server
+that stays up.
 """
 
 import io
