@@ -4,14 +4,13 @@ BIN = .venv/bin
 # Without it each kernel warns in the terminal; on a shared host it is right anyway.
 KERNELS = --KernelManager.transport_encryption=auto
 SOAK_SECONDS = 600
-NOTEBOOKS = notebooks/*.ipynb notebooks/solutions/*.ipynb
 
 .PHONY: help lab test notebooks bench soak clean
 
 help:
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make test       check everything: lint, tests, and each notebook's stored outputs"
-	@echo "make notebooks  run the notebooks and store their outputs again"
+	@echo "make notebooks  run the notebooks and store the outputs that have changed"
 	@echo "make bench      measure against other HTTP/3 servers and clients (ROW=... for one row)"
 	@echo "make soak       stream for SOAK_SECONDS=$(SOAK_SECONDS) and watch memory and tasks"
 	@echo "make clean      remove .venv and what the other commands leave"
@@ -32,18 +31,10 @@ test: .venv/.ready
 	@$(BIN)/ruff format --check
 	@$(BIN)/python -m pytest --nbval $(ARGS) tests notebooks
 
-# The learners' notebooks come from the solutions first. A widget's id is new in each run, and
-# a stored notebook cannot show the widget: only its text stays.
+# The learners' notebooks come from the solutions first. ARGS=--all stores all outputs anew.
 notebooks: .venv/.ready
 	@$(BIN)/python -m tests.exercises
-	@$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level=WARN $(KERNELS) \
-	    --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
-	@$(BIN)/nbstripout --keep-output --keep-count --keep-id \
-	    --extra-keys "metadata.language_info.version cell.metadata.execution" $(NOTEBOOKS)
-	@for notebook in $(NOTEBOOKS); do \
-	    sed '/"application\/vnd.jupyter.widget-view+json"/,/}/d' "$$notebook" >"$$notebook.new" && \
-	    mv "$$notebook.new" "$$notebook" || exit; \
-	done
+	@$(BIN)/python -m tests.refresh $(KERNELS) $(ARGS)
 
 bench: .venv/.ready
 	@$(BIN)/python -m tests.bench $(ROW) $(ARGS)

@@ -1,0 +1,96 @@
+"""Runs the notebooks and stores their outputs: `python -m tests.refresh [--all] [OPTION ...]`.
+
+The options are for nbconvert. An output that nbval takes for the same as the stored one stays as it
+was stored, so that a second run gives no diff, and a diff shows what has changed. Pictures are
+compared by the text that stands for them: with `--all` everything is stored anew.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+from nbval.plugin import get_sanitize_patterns
+
+ROOT = Path(__file__).parent.parent
+SANITIZE = get_sanitize_patterns((ROOT / "tests/nbval_sanitize.cfg").read_text(encoding="utf-8"))
+CELL_TIMEOUT_S = 60
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def sanitized(text):
+    """The text as nbval compares it."""
+    for pattern, replacement in SANITIZE:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def what_is_compared(cell):
+    """A cell's outputs without what may differ from run to run."""
+    if "nbval-ignore-output" in cell.metadata.get("tags", []):
+        return None
+    compared = []
+    for out in cell.outputs:
+        texts = {"text": out.get("text", ""), "error": out.get("evalue", "")}
+        texts |= {kind: data for kind, data in out.get("data", {}).items() if "image/" not in kind}
+        compared.append({kind: sanitized(str(text)) for kind, text in texts.items()})
+    return compared
+
+
+def keep(stored, fresh):
+    """Give each cell of `fresh` the stored outputs where the source and what is compared agree."""
+    cells = {cell.id: cell for cell in stored.cells if cell.cell_type == "code"}
+    for cell in fresh.cells:
+        old = cells.get(cell.id)
+        if old is None or cell.cell_type != "code" or not old.outputs:
+            continue
+        if old.source == cell.source and what_is_compared(old) == what_is_compared(cell):
+            cell.outputs = old.outputs
+
+
+def clean(notebook):
+    """Leave out widgets, which are alive only in the kernel that drew them; number the results."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
+            for out in cell.outputs:
+                if out.output_type == "execute_result":
+                    out.execution_count = cell.execution_count
+
+
+def execute(paths, options):
+    """Run the notebooks, each in a kernel of its own in its own folder, and store all outputs."""
+    nbconvert = [sys.executable, "-m", "nbconvert", "--to=notebook", "--inplace", "--execute"]
+    nbconvert += ["--log-level=WARN", "--coalesce-streams", *options]
+    nbconvert += [f"--ExecutePreprocessor.timeout={CELL_TIMEOUT_S}"]
+    nbconvert += ["--ExecutePreprocessor.record_timing=False"]
+    strip = [sys.executable, "-m", "nbstripout", "--keep-output", "--keep-count", "--keep-id"]
+    strip += ["--extra-keys", "metadata.language_info.version cell.metadata.execution"]
+    for command in (nbconvert, strip):
+        subprocess.run([*command, *paths], check=True)
+
+
+def main(options):
+    """Run every notebook; a failed run leaves the files as they were."""
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    paths += sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+    before = {path: path.read_bytes() for path in paths}
+    try:
+        execute(paths, [option for option in options if option != "--all"])
+    except BaseException:
+        for path, content in before.items():
+            path.write_bytes(content)
+        raise
+    for path in paths:
+        fresh = nbformat.read(path, as_version=4)
+        if "--all" not in options:
+            keep(nbformat.reads(before[path].decode(), as_version=4), fresh)
+        clean(fresh)
+        nbformat.write(fresh, path)
+        changed = path.read_bytes() != before[path]
+        print(f"{path.relative_to(ROOT)}: {'new outputs' if changed else 'as it was'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,113 @@
+"""Outputs that nbval takes for the same stay as they were stored; all others are stored anew."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from tests import refresh
+
+
+def notebook(*outputs, source="run()", count=1, tags=()):
+    cell = new_code_cell(source, id="one", outputs=list(outputs), execution_count=count)
+    if tags:
+        cell.metadata.tags = list(tags)
+    return new_notebook(cells=[cell])
+
+
+def printed(text):
+    return new_output("stream", text=text)
+
+
+def result(text, picture=None):
+    data = {"text/plain": text} | ({"image/png": picture} if picture else {})
+    return new_output("execute_result", data, execution_count=1)
+
+
+def outputs_after(stored, fresh):
+    refresh.keep(stored, fresh)
+    refresh.clean(fresh)
+    return fresh.cells[0].outputs
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (printed("0.101 s  line\n"), printed("0.999 s  line\n")),
+        (printed("https://localhost:50123/\n"), printed("https://localhost:50999/\n")),
+        (result("<Picture>", "b2xk"), result("<Picture>", "bmV3")),
+        (new_output("error", evalue="after 0.51 s"), new_output("error", evalue="after 0.52 s")),
+    ],
+)
+def test_what_nbval_takes_for_the_same_stays(old, new):
+    assert outputs_after(notebook(old), notebook(new)) == [old]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (printed("9 chunks\n"), printed("10 chunks\n")),
+        (result("<Picture>", "b2xk"), result("<Other picture>", "bmV3")),
+        (new_output("error", evalue="one"), new_output("error", evalue="two")),
+    ],
+)
+def test_what_has_changed_is_stored(old, new):
+    assert outputs_after(notebook(old), notebook(new)) == [new]
+
+
+def test_a_cell_that_was_edited_is_stored_anew():
+    old, new = printed("0.1 s\n"), printed("0.2 s\n")
+    assert outputs_after(notebook(old), notebook(new, source="walk()")) == [new]
+
+
+def test_a_cell_that_nbval_ignores_stays():
+    old, new = printed("fast\n"), printed("slow\n")
+    tags = ["nbval-ignore-output"]
+    assert outputs_after(notebook(old, tags=tags), notebook(new, tags=tags)) == [old]
+
+
+def test_results_are_numbered_as_their_cells():
+    (kept,) = outputs_after(notebook(result("1")), notebook(result("1"), count=7))
+    assert kept.execution_count == 7
+
+
+def test_a_widget_is_left_out():
+    widget = new_output("display_data", {refresh.WIDGET: {"model_id": "1"}, "text/plain": "0%"})
+    assert outputs_after(notebook(), notebook(widget)) == []
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(refresh, "ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    path = tmp_path / "notebooks" / "01.ipynb"
+    nbformat.write(notebook(printed("0.1 s\n")), path)
+    return path
+
+
+def run_gives(text, monkeypatch):
+    def execute(paths, options):
+        for path in paths:
+            nbformat.write(notebook(printed(text)), path)
+        if text == "broken\n":
+            raise OSError("no kernel")
+
+    monkeypatch.setattr(refresh, "execute", execute)
+
+
+def test_a_run_with_other_times_gives_the_same_file(stored, monkeypatch, capsys):
+    before = stored.read_bytes()
+    run_gives("0.7 s\n", monkeypatch)
+    refresh.main([])
+    assert stored.read_bytes() == before
+    assert "as it was" in capsys.readouterr().out
+    refresh.main(["--all"])
+    assert stored.read_bytes() != before
+    assert "new outputs" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_changes_nothing(stored, monkeypatch):
+    before = stored.read_bytes()
+    run_gives("broken\n", monkeypatch)
+    with pytest.raises(OSError, match="no kernel"):
+        refresh.main([])
+    assert stored.read_bytes() == before
