@@ -66,8 +66,9 @@ def draw(rows: list[dict]) -> style.Picture:
             _draw_time(axes, row["sender"], start, f"{row['time_ms']:.{digits}f} ms")
         if len(rows) > len(shown):
             text = f"the first {len(shown)} of {len(rows)} frames"
-            at = (style.WIDTH / 2, height - BOTTOM / 3)
-            axes.text(*at, text, ha="center", va="center", color=style.MUTED)
+            middle = style.WIDTH / 2
+            look = {"color": style.MUTED, "size": "small"}
+            axes.text(middle, height - BOTTOM / 4, text, ha="center", va="center", **look)
     told = _in_words(rows)
     return style.Picture(figure, alt=f"Ladder diagram. {told}", text=f"<Ladder: {told}>")
 
