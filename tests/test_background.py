@@ -188,6 +188,14 @@ def test_a_wait_for_its_own_loop_is_refused(background):
     )
 
 
+def test_the_loop_may_stop_itself(background):
+    thread = background.run(on_which_thread())
+    background.call(background.stop)
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+    assert not background.running
+
+
 def test_stop_does_not_wait_for_what_blocks_the_loop(background):
     blocking, release = threading.Event(), threading.Event()
     thread = background.run(on_which_thread())

@@ -512,7 +512,7 @@ def test_a_kernel_that_ends_without_stop_hangs_for_nothing_and_shows_errors(cred
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=10,
     )
     assert (done.returncode, done.stdout) == (0, "500\n")
     first, second, *_, last = done.stderr.splitlines()
