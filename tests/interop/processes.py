@@ -12,11 +12,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+READY_TIMEOUT_S = 10.0
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -39,8 +43,35 @@ class RunningServer:
 @contextmanager
 def server_process(name: str, *arguments: object) -> Iterator[RunningServer]:
     """Run one of the servers below until the block ends."""
+    command = [sys.executable, "-m", "tests.interop.processes", name, *map(str, arguments)]
+    with _running(command) as process:
+        line = process.stdout.readline()
+        assert line, f"{name} did not start: see its standard error"
+        yield RunningServer(process, json.loads(line)["port"])
+
+
+@contextmanager
+def gtls_server(
+    cert_file: Path, key_file: Path, directory: Path, *options: str
+) -> Iterator[RunningServer]:
+    """Run ngtcp2's example server on the files of a directory until the block ends."""
+    port = _free_port()
+    command = ["gtlsserver", "--quiet", "--no-quic-dump", "--no-http-dump", "-d", str(directory)]
+    command += [*options, "127.0.0.1", str(port), str(key_file), str(cert_file)]
+    with _running(command) as process:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        # It does not say when it is ready; its socket does.
+        while not any(entry.laddr.port == port for entry in _udp_sockets(process)):
+            assert process.poll() is None, "gtlsserver did not start: see its standard error"
+            assert time.monotonic() < deadline, f"gtlsserver: no socket in {READY_TIMEOUT_S:g} s"
+            time.sleep(0.01)
+        yield RunningServer(process, port)
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[subprocess.Popen]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.interop.processes", name, *map(str, arguments)],
+        command,
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -48,14 +79,22 @@ def server_process(name: str, *arguments: object) -> Iterator[RunningServer]:
         start_new_session=True,  # Ctrl-C is the business of the tests' process
     )
     try:
-        line = process.stdout.readline()
-        assert line, f"{name} did not start: see its standard error"
-        yield RunningServer(process, json.loads(line)["port"])
+        yield process
     finally:
         process.kill()
         process.wait()
         process.stdin.close()
         process.stdout.close()
+
+
+def _udp_sockets(process: subprocess.Popen) -> list:
+    return psutil.Process(process.pid).net_connections(kind="udp")
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
 
 
 def serve_three_chunks(cert_file: str, key_file: str, pause_s: str = "0") -> None:
