@@ -149,6 +149,7 @@ ROWS = [
     Row("requests-16", "requests, 16 at once", REQUESTS_16, "requests_per_s", "/s", 1.3, **UP),
     Row("connections-total", "300 connections, total", CONNECTIONS_300, "total_s", "s", 0.6),
     Row("connections-late", "300 connections, worst", CONNECTIONS_300, "worst_late_ms", "ms", 0.6),
+    Row("connections-behind", "300, behind the handler", CONNECTIONS_300, "worst_behind_ms", "ms"),
     Row("streams", "30 x 30 streams", STREAMS_30X30, "total_s", "s", 1.1, against="floor_s"),
     Row("stream-cost", "cost rise, 1 to 1,000 streams", STREAM_COST, "growth", "x", 1.25, **ALONE),
     Row("memory-connection", "server, idle connection", MEMORY_CONNECTIONS, "server_kb", "kB", 1),

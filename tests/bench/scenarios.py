@@ -59,10 +59,12 @@ class BodyCheck:
 class Records:
     """Splits what arrives into records again.
 
-    `delivery_ns` is how long each one was on its way, `late_ns` how long after it was due it came.
+    `arrived_ns` is when each one came, `delivery_ns` how long it was on its way, `late_ns` how long
+    after it was due by the server's clockwork it came.
     """
 
     def __init__(self) -> None:
+        self.arrived_ns: list[int] = []
         self.delivery_ns: list[int] = []
         self.late_ns: list[int] = []
         self._rest = b""
@@ -73,6 +75,7 @@ class Records:
         data = self._rest + data
         whole = len(data) // RECORD_BYTES * RECORD_BYTES
         for written_ns, due_ns in STAMPS.iter_unpack(data[:whole]):
+            self.arrived_ns.append(now_ns)
             self.delivery_ns.append(now_ns - written_ns)
             self.late_ns.append(now_ns - due_ns)
         self._rest = data[whole:]
