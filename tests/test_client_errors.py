@@ -4,7 +4,6 @@ Every case runs over both transports. Messages are compared in full: learners re
 """
 
 import asyncio
-import signal
 import socket
 import threading
 import time
@@ -14,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 import trustme
 from aioquic.h3.connection import ErrorCode
@@ -149,7 +149,7 @@ def test_a_closed_port_is_reported_by_the_system(side, credentials, closed_port)
         "Is the server's cell running?"
     )
     assert failed.seconds < CLOSED_PORT_S
-    assert isinstance(failed.cause, ConnectionRefusedError)
+    assert isinstance(failed.cause, ConnectionError)
 
 
 def test_a_silent_port_takes_the_connect_timeout(side, credentials, silent_port):
@@ -537,7 +537,7 @@ def test_a_server_that_vanishes_mid_body(credentials, monkeypatch):
     files = (credentials.cert_file, credentials.key_file)
     with server_process("three_chunks", *files, 1.0) as server:
         failures, seconds = failures_of_both(
-            server, credentials, lambda: server.process.send_signal(signal.SIGSTOP)
+            server, credentials, psutil.Process(server.process.pid).suspend
         )
     for failed in failures:
         assert str(failed) == (
