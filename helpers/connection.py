@@ -245,6 +245,7 @@ class HTTP3Connection(QUICDriver):
         self.streams[stream.stream_id] = stream
         stream.answers_head = (b":method", b"HEAD") in fields
         stream.send_header(fields, end_stream)
+        self.push()
         self.keep_alive()
         return stream
 

@@ -4,8 +4,8 @@ aioquic's `QuicConnection` is the QUIC protocol without any I/O (RFC 9000): it i
 and what time it is, and it tells what to send and when to ask again. This is the part that talks to
 the network. What the events mean is up to the subclass (connection.py).
 
-Sending happens once per turn of the loop: whoever wrote something calls `written`, and all writes
-of a turn share packets.
+What is written leaves at the end of the loop's turn, so that all writes of a turn share packets;
+`push` does not wait for that.
 """
 
 import asyncio
@@ -71,6 +71,7 @@ class QUICDriver:
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._ping_ids = itertools.count(1)
         self._has_written = False
+        self._pushed = False
         self._transmit_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._keep_alive_timer: asyncio.TimerHandle | None = None
@@ -113,6 +114,18 @@ class QUICDriver:
         """Send what was just written at the end of this turn of the loop."""
         self._has_written = True
         self.transmit_soon()
+
+    def push(self) -> None:
+        """Send what was written now; a second push in one turn of the loop waits for its end."""
+        if self._pushed:
+            self.transmit_soon()
+        else:
+            self._pushed = True
+            self._loop.call_soon(self._end_turn)
+            self.transmit()
+
+    def _end_turn(self) -> None:
+        self._pushed = False
 
     def transmit_soon(self) -> None:
         """Send what is due, if anything is, at the end of this turn of the loop."""

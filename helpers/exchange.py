@@ -172,6 +172,7 @@ class Response:
         """Send the header and what was collected, now; waits while the client is slow."""
         self._check_open("flush")
         await self._send()
+        self._stream.push()
 
     async def take_over(self) -> HTTP3Stream:
         """Send the header and what was collected; return the stream, which is yours from now on.
@@ -184,6 +185,7 @@ class Response:
         if not self._may_have_body:
             raise UsageError(f"A {self.status} response has no body (RFC 9110 section 6.4.1).")
         await self._send()
+        self._stream.push()
         self.state = ResponseState.TAKEN_OVER
         self._stream.drops_data = not self._sends_body
         self._stream.owner = self._owner
@@ -237,7 +239,7 @@ class Response:
         data, self._buffer = bytes(self._buffer), bytearray()
         if data and self._sends_body:
             try:
-                await self._stream.write(data)
+                await self._stream.queue(data)
             except BaseException:
                 # Cut off, by a timeout perhaps: what came next would look like the rest.
                 self.break_off()

@@ -70,12 +70,21 @@ class HTTP3Stream:
         """
         if isinstance(data, str):
             raise UsageError(f"A stream carries bytes: write({data[:20]!r}.encode()), not a str.")
+        await self.queue(data)
+        self.push()
+
+    async def queue(self, data: bytes) -> None:
+        """Do what `write` does, but let the data leave with what is written next."""
         view = memoryview(data).cast("B")
         for start in range(0, max(1, len(view)), MAX_DATA_FRAME_BYTES):
             await self.sending.wait()
             piece = bytes(view[start : start + MAX_DATA_FRAME_BYTES])
             if piece and not self.drops_data:
                 self._carrier.send_data(self.stream_id, piece)
+
+    def push(self) -> None:
+        """Let what was queued leave now."""
+        self._carrier.push()
 
     async def close(self, trailers: Mapping[str, str] | None = None) -> None:
         """Finish the writing half (FIN), after `trailers` where given (RFC 9114 section 4.1).
@@ -84,6 +93,7 @@ class HTTP3Stream:
         """
         if self.sending.state is Half.OPEN:
             self.sending.finish(encode_fields(trailers or {}))
+            self.push()
 
     def reset(self, error_code: int = ErrorCode.H3_REQUEST_CANCELLED) -> None:
         """End the writing half early (RESET_STREAM); the peer's reader raises."""

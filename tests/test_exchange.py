@@ -892,3 +892,19 @@ def test_a_path_that_is_no_text_gets_400(server, client, path):
     assert client.get(server.url(path)).status_code == 400
     assert client.get(server.url("/unknown")).status_code == 404
     assert server.errors == []
+
+
+def test_what_is_flushed_leaves_before_the_handler_goes_on(server, client):
+    """A handler that blocks after its first flush keeps the loop, not what it has flushed."""
+    arrived, waited = threading.Event(), queue.SimpleQueue()
+
+    @server.route("/blocking")
+    async def blocking(request, response):
+        await response.write("first")
+        await response.flush()
+        waited.put(arrived.wait(WAIT_S))
+
+    with client.stream("GET", server.url("/blocking")) as response:
+        assert next(response.iter_bytes()) == b"first"
+        arrived.set()
+    assert waited.get(timeout=2 * WAIT_S)
