@@ -634,6 +634,21 @@ def test_a_rejected_iterator_cannot_be_sent_again(client, credentials):
 
 
 @pytest.mark.anyio
+async def test_a_rejected_iterator_cannot_be_sent_again_in_async_code(
+    new_async_client, credentials
+):
+    async def parts():
+        yield b"a "
+        yield b"body"
+
+    files = (credentials.cert_file, credentials.key_file)
+    with scripted_server(*files, reject_first(1)) as port:
+        async with new_async_client() as client:
+            with pytest.raises(httpx2.RemoteProtocolError, match=r"H3_REQUEST_REJECTED \(0x10b\)"):
+                await client.post(f"https://127.0.0.1:{port}/", content=parts())
+
+
+@pytest.mark.anyio
 async def test_rejected_requests_share_the_next_connection(new_async_client, credentials):
     """One is rejected at once, the other when the first has found a new connection already."""
     connections = []
