@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import nbformat
-from nbval.plugin import get_sanitize_patterns
+from nbval.plugin import coalesce_streams, get_sanitize_patterns
 
 ROOT = Path(__file__).parent.parent
 SANITIZE = get_sanitize_patterns((ROOT / "tests/nbval_sanitize.cfg").read_text(encoding="utf-8"))
@@ -47,22 +47,23 @@ def keep(stored, fresh):
             continue
         if old.source == cell.source and what_is_compared(old) == what_is_compared(cell):
             cell.outputs = old.outputs
-
-
-def clean(notebook):
-    """Leave out widgets, which are alive only in the kernel that drew them; number the results."""
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
             for out in cell.outputs:
                 if out.output_type == "execute_result":
                     out.execution_count = cell.execution_count
 
 
+def clean(notebook):
+    """Join what was printed in one cell, and leave out widgets: they live in their kernel only."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
+            cell.outputs = coalesce_streams(outputs)
+
+
 def execute(paths, options):
     """Run the notebooks, each in a kernel of its own in its own folder, and store all outputs."""
     nbconvert = [sys.executable, "-m", "nbconvert", "--to=notebook", "--inplace", "--execute"]
-    nbconvert += ["--log-level=WARN", "--coalesce-streams", *options]
+    nbconvert += ["--log-level=WARN", *options]
     nbconvert += [f"--ExecutePreprocessor.timeout={CELL_TIMEOUT_S}"]
     nbconvert += ["--ExecutePreprocessor.record_timing=False"]
     strip = [sys.executable, "-m", "nbstripout", "--keep-output", "--keep-count", "--keep-id"]
@@ -84,9 +85,9 @@ def main(options):
         raise
     for path in paths:
         fresh = nbformat.read(path, as_version=4)
+        clean(fresh)
         if "--all" not in options:
             keep(nbformat.reads(before[path].decode(), as_version=4), fresh)
-        clean(fresh)
         nbformat.write(fresh, path)
         changed = path.read_bytes() != before[path]
         print(f"{path.relative_to(ROOT)}: {'new outputs' if changed else 'as it was'}")

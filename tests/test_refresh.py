@@ -24,8 +24,8 @@ def result(text, picture=None):
 
 
 def outputs_after(stored, fresh):
-    refresh.keep(stored, fresh)
     refresh.clean(fresh)
+    refresh.keep(stored, fresh)
     return fresh.cells[0].outputs
 
 
@@ -68,6 +68,13 @@ def test_a_cell_that_nbval_ignores_stays():
 def test_results_are_numbered_as_their_cells():
     (kept,) = outputs_after(notebook(result("1")), notebook(result("1"), count=7))
     assert kept.execution_count == 7
+
+
+def test_what_was_printed_piece_by_piece_is_stored_as_one():
+    fresh = notebook(printed("0.1 s\n"), printed("0.2 s\n"))
+    assert outputs_after(notebook(), fresh) == [printed("0.1 s\n0.2 s\n")]
+    again = notebook(printed("0.3 s\n0.4 s\n"))
+    assert outputs_after(again, fresh) == [printed("0.3 s\n0.4 s\n")]
 
 
 def test_a_widget_is_left_out():
