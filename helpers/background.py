@@ -65,24 +65,30 @@ class Background:
         Raises TimeoutError after `timeout_s` seconds. Whatever ends the wait early, an interrupt
         of the cell too, cancels the coroutine. Called from any thread but the loop's own.
         """
-        if self._loop is None or self._thread is None:
+        loop, thread = self._loop, self._thread  # another thread may stop at any time
+        if loop is None or thread is None:
             coroutine.close()
             raise UsageError(f"{self.name!r} is not running. Start it first.")
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() is thread:
             coroutine.close()
             raise UsageError("This call waits for the loop it runs on. Use `await` here instead.")
         try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         except RuntimeError:  # the loop was closed by another thread just now
             coroutine.close()
             raise UsageError(f"{self.name!r} was stopped during this call.") from None
         try:
-            return self._result(future, timeout_s)
+            return self._result(future, thread, timeout_s)
         finally:
-            future.cancel()
+            if not loop.is_closed():
+                future.cancel()
 
-    def _result(self, future: "concurrent.futures.Future[T]", timeout_s: float | None) -> T:
-        thread = self._thread
+    def _result(
+        self,
+        future: "concurrent.futures.Future[T]",
+        thread: threading.Thread,
+        timeout_s: float | None,
+    ) -> T:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not future.done():
             # In slices, so that a loop which another thread stopped cannot leave this one waiting.
@@ -90,7 +96,7 @@ class Background:
             if slice_s <= 0:
                 raise TimeoutError(f"Not done within {timeout_s:g} s.")
             concurrent.futures.wait([future], timeout=slice_s)
-            if not future.done() and (thread is None or not thread.is_alive()):
+            if not future.done() and not thread.is_alive():
                 raise UsageError(f"{self.name!r} was stopped during this call.")
         try:
             return future.result()

@@ -24,6 +24,14 @@ def background():
     background.stop()
 
 
+@pytest.fixture
+def interruptible():
+    """A process that a script started in the background ignores SIGINT: not during this test."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
 def interrupt_main_thread():
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
@@ -49,6 +57,22 @@ class Patient:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+
+class Stubborn(Patient):
+    """One that goes on when it is cancelled."""
+
+    async def refuse(self):
+        self.task = asyncio.current_task()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.wait()
+        await asyncio.sleep(60)
+
+    def forget(self):
+        # asyncio would complain of what is wanted here: a task that outlives its loop.
+        self.task._log_destroy_pending = False
+        self.task = None
+        gc.collect()
 
 
 def test_run_returns_what_the_coroutine_returns_from_the_loops_thread(background):
@@ -83,6 +107,7 @@ def test_run_gives_up_after_its_timeout_and_cancels(background):
     assert patient.cancelled.wait(WAIT_S)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_wait_at_once_and_cancels(background):
     patient = Patient()
 
@@ -177,6 +202,16 @@ def test_who_waits_while_another_thread_stops_is_told(background):
     stopper.join()
 
 
+def test_who_waits_for_a_task_that_refuses_to_end_is_told_too(background):
+    stubborn = Stubborn()
+    stopper = threading.Thread(target=lambda: stubborn.started.wait() and background.stop())
+    stopper.start()
+    with pytest.raises(UsageError, match="was stopped during this call"):
+        background.run(stubborn.refuse())
+    stopper.join()
+    stubborn.forget()
+
+
 def test_a_wait_for_its_own_loop_is_refused(background):
     async def wait_for_itself():
         background.run(on_which_thread())
@@ -220,21 +255,12 @@ def test_stop_does_not_wait_for_what_blocks_the_loop(background):
 
 
 def test_stop_does_not_wait_for_a_task_that_refuses_to_end(background):
-    stubborn = Patient()
-
-    async def refuse():
-        with contextlib.suppress(asyncio.CancelledError):
-            await stubborn.wait()
-        await asyncio.sleep(60)
-
-    tasks = []
+    stubborn = Stubborn()
     thread = background.run(on_which_thread())
-    background.call(lambda: tasks.append(asyncio.ensure_future(refuse())))
+    background.call(lambda: asyncio.ensure_future(stubborn.refuse()))
     assert stubborn.started.wait(WAIT_S)
     started = time.monotonic()
     background.stop()
     assert time.monotonic() - started < 1.0 + 1.0
     assert not thread.is_alive()
-    # asyncio would complain of what is wanted here: a task that its loop did not outlive.
-    tasks.pop()._log_destroy_pending = False
-    gc.collect()
+    stubborn.forget()
