@@ -23,13 +23,17 @@ WAIT_S = 10.0
 def run(tmp_path):
     """Starts a program whose warnings are errors and whose temporary files go to tmp_path."""
     processes = []
+    # With it, lines that are not flushed would leave all the same.
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    # A process that a script started in the background ignores SIGINT, and so would its children.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(*arguments):
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-W", "error", "-m", "helpers", *arguments],
                 cwd=ROOT,
-                env=os.environ | {"TMPDIR": str(tmp_path), "TEMP": str(tmp_path)},
+                env=environment | {"TMPDIR": str(tmp_path), "TEMP": str(tmp_path)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -42,6 +46,7 @@ def run(tmp_path):
     for process in processes:
         process.kill()
         process.communicate()
+    signal.signal(signal.SIGINT, earlier)
 
 
 @pytest.mark.parametrize("program", ["buffered", "takeover"])

@@ -452,6 +452,8 @@ SERVE = """
     async def root(request, response):
         await response.write(sys.argv[4])
 
+    print("ready", flush=True)
+    sys.stdin.readline()
     server.start()
     print("started", flush=True)
     sys.stdin.read()
@@ -459,8 +461,8 @@ SERVE = """
 
 
 @contextlib.contextmanager
-def serving(credentials, port, word):
-    """A server in a process of its own, which ends when its standard input does."""
+def process_that_serves(credentials, port, word):
+    """A process with a server that is ready to start, and ends when its standard input does."""
     arguments = (credentials.cert_file, credentials.key_file, port, word)
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SERVE), *map(str, arguments)],
@@ -470,20 +472,30 @@ def serving(credentials, port, word):
         text=True,
     )
     with process:
-        assert process.stdout.readline() == "started\n"
+        assert process.stdout.readline() == "ready\n"
         yield process
+
+
+def start_server(process):
+    process.stdin.write("start\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "started\n"
 
 
 def test_a_server_that_was_killed_and_came_back_costs_the_client_no_error(credentials, client):
     port = free_port()
     url = f"https://localhost:{port}/"
-    with serving(credentials, port, "first") as process:
+    with (
+        process_that_serves(credentials, port, "first") as first,
+        process_that_serves(credentials, port, "second") as second,
+    ):
+        start_server(first)
         assert client.get(url).text == "first"
         # Until all is acknowledged: what the client sends later would show that nobody is there.
-        time.sleep(0.1)
-        process.kill()
-        process.wait(WAIT_S)
-    with serving(credentials, port, "second"):
+        time.sleep(0.2)
+        first.kill()
+        first.wait(WAIT_S)
+        start_server(second)
         started = time.monotonic()
         assert client.get(url).text == "second"
         assert time.monotonic() - started < 3.0
