@@ -28,10 +28,10 @@ PIECE = bytes(range(256)) * 256  # 64 KiB, so that a byte's value tells where it
 class Peer:
     """A running program: what it says, how much memory it has, and its end."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, module="tests.peers"):
         self._name = str(arguments[0])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.peers", *map(str, arguments)],
+            [sys.executable, "-m", module, *map(str, arguments)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -54,9 +54,9 @@ class Peer:
         assert said is not None, f"{self._name} ended, see its standard error"
         return said
 
-    def go_on(self):
-        """Let a program that waits for it go on."""
-        self._process.stdin.write("\n")
+    def go_on(self, word=""):
+        """Let a program that waits for it go on, or tell it how."""
+        self._process.stdin.write(word + "\n")
         self._process.stdin.flush()
 
     def rss_bytes(self):
