@@ -298,6 +298,9 @@ async def main(url, ca_file, seed):
         loop.call_soon_threadsafe(words.put_nowait, "end")
 
     threading.Thread(target=listen, daemon=True).start()
+    word = await words.get()  # where all was over before it began, the CA file has gone too
+    if word == "end":
+        return
     load = Load()
     transport = AsyncHTTP3Transport(ca_file=ca_file)
     blocking = httpx2.Client(transport=HTTP3Transport(ca_file=ca_file), timeout=TIMEOUT_S)
@@ -307,12 +310,13 @@ async def main(url, ca_file, seed):
             for number in range(WORKERS)
         ]
         tasks = [asyncio.create_task(load.work(worker)) for worker in workers]
-        while (word := await words.get()) != "end":
+        while word != "end":
             if word == "go":
                 load.go()
             elif word == "rest":
                 await load.rest()
             say(**facts(load, workers))
+            word = await words.get()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)

@@ -97,4 +97,5 @@ def test_ctrl_c_ends_it_and_all_its_clients():
         _, errors = running.communicate(timeout=10)
     assert running.returncode == 130
     assert errors == "interrupted\n"
-    assert not any(child.is_running() for child in children)
+    _, left = psutil.wait_procs(children, timeout=10)
+    assert left == []
