@@ -23,7 +23,7 @@ from helpers.halves import MAX_WAITING_DATAGRAMS, Half
 from helpers.listener import Listener
 from helpers.stream import MAX_DATA_FRAME_BYTES, HTTP3Stream
 
-pytestmark = pytest.mark.anyio
+pytestmark = pytest.mark.anyio  # says nothing to tests that are not async
 
 ANSWER = [(b":status", b"200")]
 WAIT_S = 5.0
@@ -437,12 +437,25 @@ async def test_a_datagram_that_fits_exactly_arrives_and_a_longer_one_is_refused(
     await link.round_trip()
 
 
-async def test_a_peer_that_negotiated_no_datagrams_gets_none(ends, link):
-    ours, _ = ends
-    link.client._http.received_settings.clear()
-    with pytest.raises(DatagramError, match="The peer did not negotiate datagrams"):
-        await ours.send_datagram(b"ping")
-    await link.round_trip()
+def test_a_peer_that_negotiated_no_datagrams_gets_none(server, credentials):
+    """curl knows none."""
+    requests = pytest.importorskip("curl_cffi").requests
+    refused = []
+
+    @server.route("/stream")
+    async def handler(request, response):
+        async with await response.take_over() as stream:
+            try:
+                await stream.send_datagram(b"ping")
+            except DatagramError as error:
+                refused.append(str(error))
+            await stream.write(b"the connection lives")
+
+    with requests.Session(verify=str(credentials.ca_file), http_version="v3only") as curl:
+        for _ in range(2):
+            assert curl.get(server.url("/stream")).content == b"the connection lives"
+    assert refused == ["The peer did not negotiate datagrams (RFC 9297 section 2.1.1)."] * 2
+    assert server.errors == []
 
 
 async def test_of_too_many_datagrams_the_oldest_are_lost(ends, link):
