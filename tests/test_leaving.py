@@ -17,9 +17,11 @@ import psutil
 import pytest
 from aioquic.h3.connection import ErrorCode
 
-from helpers.client import AsyncHTTP3Transport
+from helpers import connection, driver
+from helpers.client import AsyncHTTP3Transport, HTTP3Transport
 from helpers.connection import HTTP3Connection
 from helpers.errors import ClientDisconnected, PeerError
+from helpers.server import Server
 from helpers.stream import HTTP3Stream
 from tests.peers import Peer, has_settled
 
@@ -201,6 +203,27 @@ def test_a_killed_client_is_noticed_within_the_idle_timeout(server, credentials,
             seen = departures.next(VANISHED_S)
             print(f"killed: a handler knew after {seen.at - left_at:.1f} s")
             assert seen[2:] == (ClientDisconnected, None)
+
+
+def test_a_handler_that_is_silent_for_longer_than_the_idle_timeout_loses_nobody(
+    credentials, monkeypatch
+):
+    """A PING asks for a sign of life, so that silence alone ends no connection."""
+    monkeypatch.setattr(connection, "IDLE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(driver, "KEEP_ALIVE_AFTER_S", 0.2)
+    monkeypatch.setattr(driver, "KEEP_ALIVE_CHECK_S", 0.1)
+    transport = HTTP3Transport(ca_file=credentials.ca_file)
+    with (
+        Server(cert_file=credentials.cert_file, key_file=credentials.key_file) as server,
+        httpx2.Client(transport=transport) as client,
+    ):
+
+        @server.route("/thinks")
+        async def think(request, response):
+            await asyncio.sleep(2.5)
+            await response.write("an answer\n")
+
+        assert client.get(server.url("/thinks")).text == "an answer\n"
 
 
 # ---- interrupts
