@@ -18,9 +18,9 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
 from helpers import flow_control
-from helpers.driver import IDLE_TIMEOUT_S, QUICDriver
-from helpers.errors import ConnectionLost
-from helpers.fields import Fields, section_bytes
+from helpers.driver import IDLE_TIMEOUT_S, QUICDriver, logger
+from helpers.errors import ConnectionLost, HeaderTooLarge
+from helpers.fields import Fields
 from helpers.flow_control import FlowControl, HTTP3Layer
 from helpers.halves import Half, SendingHalf
 from helpers.stream import HTTP3Stream
@@ -70,7 +70,7 @@ class HTTP3Connection(QUICDriver):
         self._flow = FlowControl(quic, self._unread_bytes)
         # The first unidirectional stream that the HTTP/3 layer opens (RFC 9114 section 6.2.1).
         self._control_stream_id = quic.get_next_available_stream_id(is_unidirectional=True)
-        # Requests that were refused since their header is too large.
+        # Streams whose header is too large, while their peer still writes.
         self._refused: set[int] = set()
         self._last_request_id = -4
         self._waiting_writers: set[SendingHalf] = set()
@@ -89,15 +89,20 @@ class HTTP3Connection(QUICDriver):
             case quic_events.StopSendingReceived():
                 if (stream := self.streams.get(event.stream_id)) is not None:
                     stream.feed_stop(event.error_code)
-        stream_id = getattr(event, "stream_id", None)
-        if self._http is None or stream_id in self._refused:
+        if self._http is None:
             return
-        for http_event in self._http.handle_event(event):
+        stream_id = getattr(event, "stream_id", None)
+        if stream_id in self._refused:
+            if isinstance(event, quic_events.StreamReset) or getattr(event, "end_stream", False):
+                self._refused.discard(stream_id)
+            return
+        try:
+            http_events = self._http.handle_event(event)
+        except HeaderTooLarge as error:
+            self._refuse_header(error, event.end_stream)
+            return
+        for http_event in http_events:
             self._handle_http_event(http_event)
-        if not self.is_client and isinstance(event, quic_events.StreamDataReceived):
-            # Without waiting for the end of it.
-            if self._http.awaited_header_bytes(stream_id) > flow_control.MAX_HEADER_BYTES:
-                self._refuse_header(stream_id, event.end_stream)
 
     def _handle_http_event(self, event: H3Event) -> None:
         stream = self.streams.get(event.stream_id)
@@ -106,9 +111,7 @@ class HTTP3Connection(QUICDriver):
                 stream = self._accept(event)
             case HeadersReceived() if dict(event.headers).get(b":status", b"")[:1] != b"1":
                 # 1xx is an interim response: another header follows (RFC 9114 section 4.1).
-                if self.is_client and stream.receiving.expected_bytes is None:
-                    _expect_body(stream, event.headers)
-                stream.receiving.feed_fields(event.headers)
+                stream.feed_fields(event.headers)
             case DataReceived() if stream is not None:
                 stream.receiving.feed_data(event.data)
             case DatagramReceived() if stream is not None:
@@ -126,26 +129,33 @@ class HTTP3Connection(QUICDriver):
             if not event.stream_ended:
                 self.send_stop(event.stream_id, ErrorCode.H3_REQUEST_CANCELLED)
             return None
-        if section_bytes(event.headers) > flow_control.MAX_HEADER_BYTES:
-            self._refuse_header(event.stream_id, event.stream_ended)
-            return None
         stream = HTTP3Stream(self, event.stream_id)
         self.streams[event.stream_id] = stream
-        _expect_body(stream, event.headers)
-        stream.receiving.feed_fields(event.headers)
+        stream.feed_fields(event.headers)
+        if stream.receiving.error is not None:
+            logger.info("Request refused: %s", stream.receiving.error)
+            return stream
         self.keep_alive()
         if self._on_request is not None:
             self._on_request(stream, event.headers)
         return stream
 
-    def _refuse_header(self, stream_id: int, stream_ended: bool) -> None:
-        """Answer 431 to a header section above 64 KiB (RFC 9114 section 4.2.2, RFC 6585)."""
-        self._refused.add(stream_id)
-        self._http.send_headers(stream_id, [(b":status", b"431")], end_stream=True)
+    def _refuse_header(self, error: HeaderTooLarge, stream_ended: bool) -> None:
+        """Give up a stream; a request gets 431 first (RFC 9114 section 4.2.2, RFC 6585)."""
+        stream_id = error.stream_id
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            stream.feed_malformed(error)
+        elif self.is_client or error.is_trailer or self._flow.is_stopped(stream_id):
+            self.send_reset(stream_id, ErrorCode.H3_MESSAGE_ERROR)
+        else:
+            logger.info("431: %s", error)
+            self._http.send_headers(stream_id, [(b":status", b"431")], end_stream=True)
         self._http.forget(stream_id, both=True)
-        self.written()
         if not stream_ended:
+            self._refused.add(stream_id)
             self.send_stop(stream_id, ErrorCode.H3_EXCESSIVE_LOAD)
+        self.written()
 
     def connection_lost(self, reason: ConnectionLost) -> None:
         """Tell every stream, and whoever waits for one."""
@@ -277,12 +287,3 @@ class HTTP3Connection(QUICDriver):
             self._flow.has_unacknowledged_data()
             or any(s.owner and s.sending.state is Half.OPEN for s in self.open_streams())
         )
-
-
-def _expect_body(stream: HTTP3Stream, fields: Fields) -> None:
-    # A response to HEAD, and a 204 or 304, has no body whatever its content-length says (RFC 9110
-    # section 8.6).
-    values = dict(fields)
-    if not stream.answers_head and values.get(b":status") not in (b"204", b"304"):
-        length = values.get(b"content-length")
-        stream.receiving.expected_bytes = int(length) if length is not None else None

@@ -63,6 +63,15 @@ class MalformedMessage(PeerError):
         self.stream_id = stream_id
 
 
+class HeaderTooLarge(MalformedMessage):
+    """A header or trailer section is larger than this end takes (RFC 9114 section 4.2.2)."""
+
+    def __init__(self, stream_id: int, limit_bytes: int, is_trailer: bool) -> None:
+        which = "trailer" if is_trailer else "header"
+        super().__init__(stream_id, f"its {which} section has more than {limit_bytes} bytes")
+        self.is_trailer = is_trailer
+
+
 class ClientDisconnected(PeerError):
     """The client of this request has gone; nobody will read what is written.
 

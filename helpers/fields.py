@@ -17,6 +17,8 @@ Headers = Mapping[str, object] | Iterable[tuple[str | bytes, object]]
 # RFC 9110 sections 5.1 and 5.5: what a name and a value may consist of.
 NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 FORBIDDEN_IN_VALUE = re.compile(rb"[\x00\r\n]")
+# No body is longer than a stream, and no stream than 2**62 bytes (RFC 9000 section 4.5).
+MAX_LENGTH_DIGITS = 19
 
 
 def encode_fields(headers: Headers) -> Fields:
@@ -31,6 +33,20 @@ def encode_fields(headers: Headers) -> Fields:
 def section_bytes(fields: Fields) -> int:
     """Return the size of a header section as its limit counts it (RFC 9114 section 4.2.2)."""
     return sum(len(name) + len(value) + 32 for name, value in fields)
+
+
+def content_length(fields: Fields) -> int | None:
+    """Return the length that a body is announced to have, None where none is (RFC 9110, 8.6).
+
+    Raises ValueError where what stands there is no length, or several that differ.
+    """
+    values = {value for name, value in fields if name == b"content-length"}
+    if not values:
+        return None
+    length = values.pop()
+    if values or not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
+        raise ValueError("its content-length is not one number of bytes")
+    return int(length)
 
 
 def _encode(name: str | bytes, value: object) -> tuple[bytes, bytes]:

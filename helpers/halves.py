@@ -120,10 +120,10 @@ class SendingHalf:
             self._carrier.send_fin(self.stream_id)
         self.state = Half.FINISHED  # not before: fields that cannot be encoded leave it open
 
-    def reset(self, error_code: int) -> None:
-        """Send RESET_STREAM, unless this half has ended already."""
+    def reset(self, error_code: int, error: Exception | None = None) -> None:
+        """Send RESET_STREAM, unless this half has ended; `error` is what a writer is told then."""
         if self.state is Half.OPEN:
-            self.state = Half.RESET
+            self.state, self.error = Half.RESET, error
             self._carrier.send_reset(self.stream_id, error_code)
             self._writable.wake()
 

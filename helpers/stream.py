@@ -13,11 +13,12 @@ from helpers.errors import (
     ClientDisconnected,
     ConnectionLost,
     DatagramError,
+    MalformedMessage,
     StreamReset,
     UsageError,
     describe_code,
 )
-from helpers.fields import Fields, encode_fields
+from helpers.fields import Fields, content_length, encode_fields
 from helpers.halves import Carrier, Half, ReceivingHalf, SendingHalf
 
 # A longer write leaves as several DATA frames, so that memory stays bounded.
@@ -175,11 +176,34 @@ class HTTP3Stream:
 
     # ---- what the connection feeds in
 
+    def feed_fields(self, fields: Fields) -> None:
+        """A header section has come: the message's header first, its trailers later."""
+        if self.receiving.header is None:
+            try:
+                self.receiving.expected_bytes = self._body_bytes(fields)
+            except ValueError as error:
+                self.feed_malformed(MalformedMessage(self.stream_id, str(error)))
+                return
+        self.receiving.feed_fields(fields)
+
+    def _body_bytes(self, fields: Fields) -> int | None:
+        """Return how long the body will be, None where that is not said; may raise ValueError."""
+        # A response to HEAD, and a 204 or 304, has no body whatever its content-length says
+        # (RFC 9110 section 8.6).
+        length = content_length(fields)
+        has_no_body = self.answers_head or dict(fields).get(b":status") in (b"204", b"304")
+        return None if has_no_body else length
+
+    def feed_malformed(self, error: MalformedMessage) -> None:
+        """The peer's message breaks the rules; this stream ends (RFC 9114 section 4.1.2)."""
+        self.receiving.end(Half.FINISHED, error)
+        self.sending.reset(ErrorCode.H3_MESSAGE_ERROR, error)
+
     def feed_fin(self) -> None:
         """The peer's writer is done: FIN."""
         self.receiving.feed_fin()
         if self.receiving.error is not None:
-            self.reset(ErrorCode.H3_MESSAGE_ERROR)
+            self.sending.reset(ErrorCode.H3_MESSAGE_ERROR, self.receiving.error)
 
     def feed_reset(self, error_code: int) -> None:
         """The peer's writer gave up: RESET_STREAM."""

@@ -1,0 +1,1 @@
+"""Peers that break the rules, and what becomes of them."""

@@ -1,0 +1,278 @@
+"""A QUIC peer without manners: raw streams, frames, packets and datagrams.
+
+aioquic's HTTP/3 layer refuses to send what is wrong, so here its QUIC layer alone is used, and
+below that its packet builder. Everything runs on the test's own thread, on a plain UDP socket.
+"""
+
+import os
+import select
+import socket
+import ssl
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+from aioquic.buffer import encode_uint_var as varint
+from aioquic.h3.connection import FrameType, Setting, encode_frame, encode_settings
+from aioquic.quic import events as quic_events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.tls import Epoch
+
+HOST = "127.0.0.1"
+WAIT_S = 5.0
+PATIENCE_S = 0.01
+LARGEST_DATAGRAM_BYTES = 65000
+
+# The client's first streams in one direction: control and QPACK's two.
+CONTROL, ENCODER, DECODER, NEXT = 2, 6, 10, 14
+SETTINGS = b"\0" + encode_frame(
+    FrameType.SETTINGS, encode_settings({Setting.QPACK_MAX_TABLE_CAPACITY: 0})
+)
+GET = [
+    (b":method", b"GET"),
+    (b":scheme", b"https"),
+    (b":authority", b"localhost"),
+    (b":path", b"/"),
+]
+
+
+# ---- HTTP/3 by hand
+
+
+def prefixed(number, bits, first=0):
+    """An integer with a prefix of so many bits (RFC 9204 section 4.1.1)."""
+    limit = (1 << bits) - 1
+    if number < limit:
+        return bytes([first | number])
+    encoded = bytearray([first | limit])
+    number -= limit
+    while number >= 128:
+        encoded.append(number % 128 + 128)
+        number //= 128
+    return bytes(encoded) + bytes([number])
+
+
+def section(fields):
+    """A header section of literals (RFC 9204 section 4.5.6), whatever the fields say."""
+    lines = [
+        prefixed(len(name), 3, 0x20) + name + prefixed(len(value), 7) + value
+        for name, value in fields
+    ]
+    return b"\0\0" + b"".join(lines)
+
+
+def headers(fields):
+    return encode_frame(FrameType.HEADERS, section(fields))
+
+
+def data(content):
+    return encode_frame(FrameType.DATA, content)
+
+
+def request(path=b"/", extra=(), **pseudo):
+    """A request's HEADERS frame; `method=b"POST"` replaces a pseudo-header, None leaves it out."""
+    replaced = {b":" + name.encode(): value for name, value in pseudo.items()} | {b":path": path}
+    fields = [(name, replaced.get(name, value)) for name, value in GET]
+    return headers([field for field in fields if field[1] is not None] + list(extra))
+
+
+# ---- QUIC by hand
+
+
+def packet(quic, crypto, kind, frames, size_bytes=1200, **where):
+    """One protected packet of any frames, each a type and what follows it."""
+    ids = {"host_cid": quic.host_cid, "peer_cid": quic._peer_cid.cid, "version": quic._version}
+    builder = QuicPacketBuilder(
+        is_client=True,
+        max_datagram_size=size_bytes,
+        packet_number=quic._packet_number,
+        **(ids | where),
+    )
+    builder.start_packet(kind, crypto)
+    for frame_type, content in frames:
+        builder.start_frame(frame_type).push_bytes(content)
+    [datagram], _ = builder.flush()
+    quic._packet_number = builder.packet_number
+    return datagram
+
+
+def initial(frames, destination_id=None, version=QuicProtocolVersion.VERSION_1, **options):
+    """A first packet with any frames: its keys follow from the ID in it (RFC 9001, 5.2)."""
+    destination_id = os.urandom(8) if destination_id is None else destination_id
+    crypto = CryptoPair()
+    crypto.setup_initial(cid=destination_id, is_client=True, version=version)
+    where = {"peer_cid": destination_id, "version": version}
+    return packet(hello_from(0), crypto, QuicPacketType.INITIAL, frames, **(where | options))
+
+
+def hello_from(port, **options):
+    """A client's QUIC connection that has made its first packets and not sent them."""
+    configuration = QuicConfiguration(
+        is_client=True,
+        alpn_protocols=["h3"],
+        server_name="localhost",
+        verify_mode=ssl.CERT_NONE,
+        max_datagram_frame_size=65536,
+    )
+    for name, value in options.items():
+        setattr(configuration, name, value)
+    quic = QuicConnection(configuration=configuration)
+    quic.connect((HOST, port), now=time.monotonic())
+    return quic
+
+
+def first_flight(port):
+    """The datagrams of a client that then says no more."""
+    return [data for data, _ in hello_from(port).datagrams_to_send(now=time.monotonic())]
+
+
+def udp_socket(port, host=HOST):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect((host, port))
+    sock.setblocking(False)
+    return sock
+
+
+def drain(sock, wait_s=0.0):
+    """What has arrived at a socket; waits so long for the first datagram."""
+    arrived = []
+    while select.select([sock], [], [], 0 if arrived else wait_s)[0]:
+        try:
+            arrived.append(sock.recv(65536))
+        except ConnectionRefusedError:
+            break
+    return arrived
+
+
+@dataclass
+class Incoming:
+    """What has come on one stream."""
+
+    data: bytes = b""
+    finished: bool = False
+    reset: int | None = None
+    stopped: int | None = None
+
+    @property
+    def is_over(self):
+        return self.finished or self.reset is not None
+
+
+class Attacker:
+    """A client behind a completed handshake that writes raw bytes on its streams.
+
+    `closed` is the error code with which the server has closed the connection, None while it has
+    not; `streams[stream_id]` what has come there.
+    """
+
+    def __init__(self, port, opens=True, **options):
+        self.quic = hello_from(port, **options)
+        self.streams = defaultdict(Incoming)
+        self.closed = None
+        self.reason = None
+        self.is_open = False
+        self._opens = opens
+        self._address = (HOST, port)
+        self._socket = udp_socket(port)
+
+    def __enter__(self):
+        self.flush()
+        self.until(lambda: self.is_open)
+        if self._opens:
+            self.write(CONTROL, SETTINGS)
+            self.write(ENCODER, b"\2")
+            self.write(DECODER, b"\3")
+        return self
+
+    def __exit__(self, *_):
+        self.quic.close(error_code=0x100)
+        self.flush()
+        self._socket.close()
+
+    # ---- sending
+
+    def write(self, stream_id, content, fin=False):
+        self.quic.send_stream_data(stream_id, content, fin)
+        self.flush()
+
+    def ask(self, path=b"/", stream_id=0):
+        """Send a whole request and return the answer's bytes."""
+        self.write(stream_id, request(path), fin=True)
+        incoming = self.streams[stream_id]
+        self.until(lambda: incoming.is_over)
+        return incoming.data
+
+    def reset(self, stream_id, error_code=0x10C):
+        self.quic.reset_stream(stream_id, error_code)
+        self.flush()
+
+    def frame(self, frame_type, content=b""):
+        """Send one packet with a frame that aioquic would not send."""
+        self.frames([(frame_type, content)])
+
+    def frames(self, frames):
+        """Send one packet with any frames, as large as they are."""
+        size_bytes = min(LARGEST_DATAGRAM_BYTES, 100 + sum(4 + len(rest) for _, rest in frames))
+        crypto = self.quic._cryptos[Epoch.ONE_RTT]
+        self.send(packet(self.quic, crypto, QuicPacketType.ONE_RTT, frames, max(1200, size_bytes)))
+
+    def stop(self, stream_id, error_code=0x10C):
+        self.frame(QuicFrameType.STOP_SENDING, varint(stream_id) + varint(error_code))
+
+    def send(self, datagram):
+        self._socket.send(datagram)
+
+    def flush(self):
+        for datagram, _ in self.quic.datagrams_to_send(now=time.monotonic()):
+            self.send(datagram)
+
+    # ---- receiving
+
+    def until(self, condition, timeout_s=WAIT_S):
+        """Take part in the connection until `condition()` is true."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {timeout_s:g} s"
+            self.step(PATIENCE_S)
+
+    def step(self, wait_s=0.0):
+        """Take what has come, and let timers and answers have their turn."""
+        for datagram in drain(self._socket, wait_s):
+            self.quic.receive_datagram(datagram, self._address, now=time.monotonic())
+        timer = self.quic.get_timer()
+        if timer is not None and timer <= time.monotonic():
+            self.quic.handle_timer(now=time.monotonic())
+        while (event := self.quic.next_event()) is not None:
+            self._note(event)
+        if self.quic._close_event is not None and self.closed is None:
+            self.closed = self.quic._close_event.error_code
+            self.reason = self.quic._close_event.reason_phrase
+        self.flush()
+
+    def _note(self, event):
+        match event:
+            case quic_events.HandshakeCompleted():
+                self.is_open = True
+            case quic_events.StreamDataReceived():
+                incoming = self.streams[event.stream_id]
+                incoming.data += event.data
+                incoming.finished = event.end_stream
+            case quic_events.StreamReset():
+                self.streams[event.stream_id].reset = event.error_code
+            case quic_events.StopSendingReceived():
+                self.streams[event.stream_id].stopped = event.error_code
+
+    def closes(self, timeout_s=WAIT_S):
+        """Return the error code with which the server closes the connection."""
+        self.until(lambda: self.closed is not None, timeout_s)
+        return self.closed
+
+    def answer(self, stream_id=0, timeout_s=WAIT_S):
+        """Return what has come on a stream once it is over, or the connection closed."""
+        incoming = self.streams[stream_id]
+        self.until(lambda: incoming.is_over or self.closed is not None, timeout_s)
+        return incoming
