@@ -10,7 +10,8 @@ The way through, from what a handler sees down to the wire; each module is one i
                  fields: headers as they travel; blocking: the same for a thread that may wait;
                  dial: connecting, or why not
 6. connection    HTTP/3 events in, streams out; driver: datagrams and timers; listener: one port,
-                 many connections; udp: a socket that survives a burst
+                 many connections; strangers: what is said before there is one; udp: a socket that
+                 survives a burst
 7. flow_control  slow readers slow down fast writers: all that touches aioquic's inside
 8. certificates  a CA and a certificate of your own; pem: reading such files
 9. timeline      what arrived when; wire: the frames of it; checks: the exercises' oracle

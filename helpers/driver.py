@@ -75,6 +75,7 @@ class QUICDriver:
         self._transmit_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._keep_alive_timer: asyncio.TimerHandle | None = None
+        self._handshake_timer: asyncio.TimerHandle | None = None
         self._received_at = self._loop.time()
 
     # ---- for the subclass
@@ -107,7 +108,7 @@ class QUICDriver:
             # Whatever a peer sends must not take the other connections down with it.
             logger.exception("Closing the connection with %s: it broke the parser", address)
             self.quic.close(error_code=ErrorCode.H3_INTERNAL_ERROR)
-            self._process_events()
+            self._look_for_the_end()  # what else has arrived may break it again
         self.transmit_soon()
 
     def written(self) -> None:
@@ -187,11 +188,20 @@ class QUICDriver:
             self.transmit_soon()
         self.keep_alive()
 
+    def limit_handshake(self, timeout_s: float) -> None:
+        """Abandon the connection where its handshake is not done within `timeout_s` seconds.
+
+        The idle timeout is not enough: a peer that says a word now and then is never idle.
+        """
+        if self.state is State.CONNECTING:
+            reason = f"its handshake took more than {timeout_s:g} s"
+            self._handshake_timer = self._loop.call_later(timeout_s, self.abandon, reason)
+
     def _cancel_timers(self) -> None:
-        for timer in (self._timer, self._keep_alive_timer):
+        for timer in (self._timer, self._keep_alive_timer, self._handshake_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._keep_alive_timer = None
+        self._timer = self._keep_alive_timer = self._handshake_timer = None
 
     async def is_alive(self, trust_s: float, timeout_s: float) -> bool:
         """Return whether the connection can be used.
@@ -222,6 +232,8 @@ class QUICDriver:
                 case quic_events.HandshakeCompleted():
                     self.alpn = event.alpn_protocol
                     self.state = State.OPEN
+                    if self._handshake_timer is not None:
+                        self._handshake_timer.cancel()
                     flow_control.raise_datagram_size(self.quic)
                     _settle(self.connected)
                 case quic_events.PingAcknowledged():
@@ -231,6 +243,9 @@ class QUICDriver:
             self.handle_event(event)
             if self._on_event is not None:
                 self._on_event(event)
+        self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
         closing = flow_control.close_event(self.quic)
         if closing is not None:
             self._lose(_reason(closing))

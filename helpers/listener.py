@@ -2,7 +2,8 @@
 
 Every QUIC packet names its connection by a connection ID that the receiver chose (RFC 9000 section
 5.1), so a client may change its address and stay connected. The listener keeps the table of IDs,
-starts a connection for each new client, and forgets it when its closing period is over.
+starts a connection for each new client, and forgets it when its closing period is over. A stranger
+costs little until it has shown that it is a client: nothing, then one handshake for so long.
 """
 
 import asyncio
@@ -15,16 +16,13 @@ from aioquic.buffer import Buffer
 from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.packet import (
-    QuicHeader,
-    QuicPacketType,
-    encode_quic_version_negotiation,
-    pull_quic_header,
-)
+from aioquic.quic.packet import QuicHeader, QuicPacketType, pull_quic_header
 
 from helpers.connection import HTTP3Connection
+from helpers.driver import State
 from helpers.errors import ServerStartError
 from helpers.halves import Fields
+from helpers.strangers import MIN_FIRST_ID_BYTES, Tokens, negotiate_version
 from helpers.stream import HTTP3Stream
 from helpers.udp import Address, UDPSocket, means_unavailable
 
@@ -37,7 +35,13 @@ LOOPBACK_ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 PORT_ATTEMPTS = 10
 # aioquic has no event for an acknowledgement, so the short wait at the end of a server polls.
 DRAIN_POLL_S = 0.005
+# A client has so long for its handshake, whatever it sends meanwhile.
+HANDSHAKE_TIMEOUT_S = 10.0
+# A handshake costs 115 KB until it is done or given up. Whoever comes while so many are under way
+# first shows, with a token, that it is where it says it is (RFC 9000 section 8.1.2).
+RETRY_ABOVE = 256
 
+Send = Callable[[bytes, Address], None]
 OnRequest = Callable[[HTTP3Connection, HTTP3Stream, Fields], None]
 
 
@@ -53,6 +57,7 @@ class Listener:
         self._sockets: list[UDPSocket] = []
         self._by_id: dict[bytes, HTTP3Connection] = {}
         self._ids: dict[HTTP3Connection, set[bytes]] = {}
+        self._tokens = Tokens()
 
     @property
     def connections(self) -> list[HTTP3Connection]:
@@ -102,40 +107,52 @@ class Listener:
                     Buffer(data=data), self._configuration.connection_id_length
                 )
             except ValueError:
-                return  # no QUIC: the answer is silence (RFC 9000 section 5.2.2)
-            connection = self._by_id.get(header.destination_cid)
+                header = None
+            connection = self._by_id.get(header.destination_cid) if header is not None else None
             if connection is not None:
                 connection.receive(data, address)
             elif len(data) >= SMALLEST_MAX_DATAGRAM_SIZE:  # RFC 9000 section 14.1
-                self._start(header, data, address, self._sockets[index].send)
+                self._welcome(header, data, address, self._sockets[index].send)
 
         return on_datagram
+
+    def _welcome(
+        self, header: QuicHeader | None, data: bytes, address: Address, send: Send
+    ) -> None:
+        """Answer a client's first packet; to what is none, the answer is silence."""
+        negotiation = negotiate_version(data, self._configuration.supported_versions)
+        if negotiation is not None:
+            send(negotiation, address)
+            return
+        if header is None or header.packet_type is not QuicPacketType.INITIAL:
+            return
+        if len(header.destination_cid) < MIN_FIRST_ID_BYTES:
+            return
+        original_id = self._tokens.original_id(header, address)
+        if original_id is None and self._is_crowded():
+            send(self._tokens.retry(header, address), address)
+            return
+        self._start(header, original_id, data, address, send)
+
+    def _is_crowded(self) -> bool:
+        """Return whether more handshakes are under way than strangers may have."""
+        return len(self._ids) > RETRY_ABOVE and RETRY_ABOVE < sum(
+            connection.state is State.CONNECTING for connection in self._ids
+        )
 
     def _start(
         self,
         header: QuicHeader,
+        original_id: bytes | None,
         data: bytes,
         address: Address,
-        send: Callable[[bytes, Address], None],
+        send: Send,
     ) -> None:
-        """Begin a connection with a client's first packet, or negotiate the version."""
-        if header.version is None or header.packet_type is QuicPacketType.VERSION_NEGOTIATION:
-            return
-        if header.version not in self._configuration.supported_versions:
-            # RFC 9000 section 6.1
-            versions = self._configuration.supported_versions
-            answer = encode_quic_version_negotiation(
-                source_cid=header.destination_cid,
-                destination_cid=header.source_cid,
-                supported_versions=versions,
-            )
-            send(answer, address)
-            return
-        if header.packet_type is not QuicPacketType.INITIAL:
-            return
+        """Begin a connection; `original_id` is its first ID where it comes back from a Retry."""
         quic = QuicConnection(
             configuration=self._configuration,
-            original_destination_connection_id=header.destination_cid,
+            original_destination_connection_id=original_id or header.destination_cid,
+            retry_source_connection_id=header.destination_cid if original_id else None,
         )
         connection = HTTP3Connection(
             quic,
@@ -143,13 +160,16 @@ class Listener:
             on_request=lambda stream, fields: self._on_request(connection, stream, fields),
             on_event=lambda event: self._follow(connection, event),
         )
-        self._ids[connection] = set()
-        self._add(connection, header.destination_cid)
-        self._add(connection, quic.host_cid)
         connection.receive(data, address)
         if connection.transmit() == 0:
             # Nothing in it could be decrypted, or there would be an acknowledgement: no client.
-            self._forget(connection)
+            connection.abandon("its first packet made no sense")
+            return
+        self._ids[connection] = set()
+        self._add(connection, header.destination_cid)
+        self._add(connection, quic.host_cid)
+        connection.on_closed = lambda: self._forget(connection)
+        connection.limit_handshake(HANDSHAKE_TIMEOUT_S)
 
     def _follow(self, connection: HTTP3Connection, event: quic_events.QuicEvent) -> None:
         match event:
@@ -158,18 +178,15 @@ class Listener:
             case quic_events.ConnectionIdRetired():
                 self._by_id.pop(event.connection_id, None)
                 self._ids[connection].discard(event.connection_id)
-            case quic_events.ConnectionTerminated():
-                logger.info("Connection over: %s", connection.lost)
-                self._forget(connection)
 
     def _add(self, connection: HTTP3Connection, connection_id: bytes) -> None:
         self._by_id[connection_id] = connection
         self._ids[connection].add(connection_id)
 
     def _forget(self, connection: HTTP3Connection) -> None:
-        for connection_id in self._ids.pop(connection, ()):
+        for connection_id in self._ids.pop(connection):
             self._by_id.pop(connection_id, None)
-        connection.abandon("forgotten")
+        logger.info("Connection over: %s", connection.lost)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until streams that were taken over are closed and all data is acknowledged.
@@ -187,7 +204,7 @@ class Listener:
         """Close every connection (CONNECTION_CLOSE) and the sockets."""
         for connection in self.connections:
             connection.close()
-            self._forget(connection)
+            connection.abandon("the server has stopped")
         self._close_sockets()
 
     def _close_sockets(self) -> None:

@@ -18,7 +18,7 @@ ROOMS = [path for path in HELPERS if path.name != "__init__.py"]
 FLOORS = [
     ["errors"],
     ["background", "fields", "pem", "style", "trial", "udp", "verdict"],
-    ["certificates", "flow_control"],
+    ["certificates", "flow_control", "strangers"],
     ["halves", "driver"],
     ["stream"],
     ["connection"],
