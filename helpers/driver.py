@@ -33,6 +33,8 @@ logging.getLogger("quic").addHandler(logging.NullHandler())
 IDLE_TIMEOUT_S = 7.0
 KEEP_ALIVE_AFTER_S = 2.0
 KEEP_ALIVE_CHECK_S = 1.0
+HANDSHAKE_TIMEOUT_S = 10.0  # however talkative the peer is
+LOAD_CHECK_BYTES = 16 * 1024  # how often it is looked at what the peer costs
 
 
 class State(Enum):
@@ -75,8 +77,8 @@ class QUICDriver:
         self._transmit_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._keep_alive_timer: asyncio.TimerHandle | None = None
-        self._handshake_timer: asyncio.TimerHandle | None = None
-        self._received_at = self._loop.time()
+        self._received_at = self._begun_at = self._loop.time()
+        self._unchecked_bytes = 0
 
     # ---- for the subclass
 
@@ -101,8 +103,12 @@ class QUICDriver:
         if self.state is State.CLOSED:
             return
         self._received_at = now = self._loop.time()
+        if self.state is State.CONNECTING and now - self._begun_at > HANDSHAKE_TIMEOUT_S:
+            self.abandon(f"its handshake took more than {HANDSHAKE_TIMEOUT_S:g} s")
+            return
         try:
             self.quic.receive_datagram(data, address, now=now)
+            self._check_load(len(data))
             self._process_events()
         except Exception:
             # Whatever a peer sends must not take the other connections down with it.
@@ -110,6 +116,13 @@ class QUICDriver:
             self.quic.close(error_code=ErrorCode.H3_INTERNAL_ERROR)
             self._look_for_the_end()  # what else has arrived may break it again
         self.transmit_soon()
+
+    def _check_load(self, size_bytes: int) -> None:
+        self._unchecked_bytes += size_bytes
+        if self._unchecked_bytes >= LOAD_CHECK_BYTES:
+            self._unchecked_bytes = 0
+            if (excess := flow_control.excess(self.quic)) is not None:
+                self.quic.close(ErrorCode.H3_EXCESSIVE_LOAD, reason_phrase=excess)
 
     def written(self) -> None:
         """Send what was just written at the end of this turn of the loop."""
@@ -188,20 +201,11 @@ class QUICDriver:
             self.transmit_soon()
         self.keep_alive()
 
-    def limit_handshake(self, timeout_s: float) -> None:
-        """Abandon the connection where its handshake is not done within `timeout_s` seconds.
-
-        The idle timeout is not enough: a peer that says a word now and then is never idle.
-        """
-        if self.state is State.CONNECTING:
-            reason = f"its handshake took more than {timeout_s:g} s"
-            self._handshake_timer = self._loop.call_later(timeout_s, self.abandon, reason)
-
     def _cancel_timers(self) -> None:
-        for timer in (self._timer, self._keep_alive_timer, self._handshake_timer):
+        for timer in (self._timer, self._keep_alive_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._keep_alive_timer = self._handshake_timer = None
+        self._timer = self._keep_alive_timer = None
 
     async def is_alive(self, trust_s: float, timeout_s: float) -> bool:
         """Return whether the connection can be used.
@@ -232,8 +236,6 @@ class QUICDriver:
                 case quic_events.HandshakeCompleted():
                     self.alpn = event.alpn_protocol
                     self.state = State.OPEN
-                    if self._handshake_timer is not None:
-                        self._handshake_timer.cancel()
                     flow_control.raise_datagram_size(self.quic)
                     _settle(self.connected)
                 case quic_events.PingAcknowledged():

@@ -14,7 +14,7 @@ import httpx2
 from aioquic.h3.connection import ErrorCode
 
 from helpers.errors import BodyTooLarge, ContentLengthError, UsageError
-from helpers.fields import Fields, Headers, encode_fields
+from helpers.fields import NAME, Fields, Headers, encode_fields
 from helpers.halves import Half
 from helpers.stream import HTTP3Stream
 
@@ -44,12 +44,14 @@ class Request:
 
     `async for chunk in request` gives the body's bytes as they arrive. `path` is decoded text
     without the query; `query` is a httpx2.QueryParams, `headers` a httpx2.Headers, `client` the
-    (host, port) of the peer. Raises ValueError on a path that is no UTF-8 or has a NUL in it.
+    (host, port) of the peer. Raises ValueError where one of them is no text or has a NUL in it.
     """
 
     def __init__(self, stream: HTTP3Stream, fields: Fields, client: tuple[str, int]) -> None:
         pseudo = {name: value for name, value in fields if name.startswith(b":")}
         target, _, query = pseudo.get(b":path", b"").partition(b"?")
+        if not NAME.fullmatch(pseudo[b":method"].lower()) or b":scheme" not in pseudo:
+            raise ValueError(f"{pseudo} names no method or no scheme")
         self.method = pseudo[b":method"].decode("ascii")
         self.path = unquote_to_bytes(target).decode("utf-8")
         if not self.path.startswith("/") or "\0" in self.path:

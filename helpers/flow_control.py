@@ -9,10 +9,9 @@ that aioquic 1.7.2 has no public way for:
    anew instead: what was read, plus one window.
 2. A writer must know how much of its data is still unacknowledged, in order to wait.
 
-Four smaller needs live here for the same reason: why a connection is closing (the public event
-comes only after the draining period), the certificate of a failed handshake, the size of datagrams,
-and HTTP/3's own stream table. tests/test_flow_control.py fails when aioquic changes under any of
-them.
+Smaller needs live here for the same reason: why a connection is closing, what a hostile peer may
+cost, the certificate of a failed handshake, the size of datagrams, HTTP/3's own stream table and
+limits. tests/test_flow_control.py fails when aioquic changes under any of them.
 """
 
 import ipaddress
@@ -20,16 +19,10 @@ from collections.abc import Callable
 
 import pylsqpack
 from aioquic.buffer import Buffer, size_uint_var
-from aioquic.h3.connection import (
-    ClosedCriticalStream,
-    FrameType,
-    H3Connection,
-    H3Stream,
-    HeadersState,
-    Setting,
-    StreamType,
-)
+from aioquic.h3 import connection as h3
+from aioquic.h3.connection import FrameType, H3Connection, H3Stream, HeadersState, Setting
 from aioquic.h3.events import H3Event
+from aioquic.quic import connection as quic_connection
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicFrameType, pull_quic_transport_parameters
@@ -58,6 +51,13 @@ LOOPBACK_DATAGRAM_BYTES = 16000
 DEFAULT_MAX_UDP_PAYLOAD_BYTES = 65527  # RFC 9000 section 18.2, where the peer announces none
 SHORT_HEADER_BYTES = 3  # without the connection ID: first byte and packet number
 MAX_STREAM_DATA_FRAME_BYTES = 1 + 8 + 8
+# Pieces that wait for an earlier one: aioquic takes 1.5 s over 8,000 in one datagram. Where packets
+# are lost, a window has some 200.
+MAX_WAITING_PIECES = 1000
+MAX_UNACKNOWLEDGED_PACKETS = 50_000  # 36 MB of them
+# How far a handshake may run ahead of a gap: with aioquic's 512 KiB a stranger's one datagram costs
+# 630 KB (aioquic 1.7.2 quic/connection.py 2006).
+quic_connection.MAX_PENDING_CRYPTO = 64 * 1024
 
 
 class FlowControl:
@@ -146,6 +146,18 @@ def close_event(quic: QuicConnection) -> ConnectionTerminated | None:
     return quic._close_event  # aioquic 1.7.2 quic/connection.py 295
 
 
+def excess(quic: QuicConnection) -> str | None:
+    """Return what the peer does that costs more than it may, None where nothing does."""
+    # aioquic 1.7.2 quic/stream.py 38, quic/recovery.py 75
+    for stream in (*quic._streams.values(), *quic._crypto_streams.values()):
+        if len(stream.receiver._ranges) > MAX_WAITING_PIECES:
+            return f"more than {MAX_WAITING_PIECES} pieces wait for an earlier one"
+    for space in quic._spaces.values():
+        if len(space.sent_packets) > MAX_UNACKNOWLEDGED_PACKETS:
+            return f"more than {MAX_UNACKNOWLEDGED_PACKETS} packets are not acknowledged"
+    return None
+
+
 def acknowledge_now(quic: QuicConnection) -> None:
     """Let the next packet carry the acknowledgement that aioquic would send on its own 1 ms later.
 
@@ -220,9 +232,8 @@ class HTTP3Layer(H3Connection):
 
     def __init__(self, quic: QuicConnection) -> None:
         super().__init__(quic)
-        # QPACK's dynamic table lets each byte of a header section stand for 4 KiB: 60 KB of it cost
-        # a server 240 MB and 13 s. Without the table (RFC 9204 section 3.2.3) none grows so, and no
-        # stream waits for another's instructions. quic-go does without it too.
+        # With a dynamic table (RFC 9204 section 3.2) each byte of a header section may stand for 4
+        # KiB: 60 KB cost a server 240 MB and 13 s. quic-go has none either.
         self._decoder = pylsqpack.Decoder(0, 0)
 
     def _get_local_settings(self) -> dict[int, int]:
@@ -235,32 +246,27 @@ class HTTP3Layer(H3Connection):
         }
 
     def _check_request_or_push_frame_type(self, frame_type: int, stream: H3Stream) -> None:
-        # Called when type and length of a frame are known: refuses it without waiting for the rest.
+        # Called when type and length of a frame are known, before the rest has come.
         super()._check_request_or_push_frame_type(frame_type, stream)
         if frame_type == FrameType.HEADERS and stream.frame_size > MAX_HEADER_BYTES:
             raise self._too_large(stream.stream_id)
 
     def _decode_headers(self, stream_id: int, frame_data: bytes | None) -> Fields:
-        # Before aioquic validates each byte: an index into the static table is one byte long, and
-        # stands for up to 70.
+        # Before aioquic validates each byte of it, in Python: there may be 70 for each that came.
         fields = super()._decode_headers(stream_id, frame_data)
         if section_bytes(fields) > MAX_HEADER_BYTES:
             raise self._too_large(stream_id)
         return fields
 
     def _too_large(self, stream_id: int) -> HeaderTooLarge:
-        is_first = self._stream[stream_id].headers_recv_state is HeadersState.INITIAL
-        return HeaderTooLarge(stream_id, MAX_HEADER_BYTES, is_trailer=not is_first)
+        is_trailer = self._stream[stream_id].headers_recv_state is not HeadersState.INITIAL
+        return HeaderTooLarge(stream_id, MAX_HEADER_BYTES, is_trailer)
 
-    def _receive_stream_data_uni(
-        self, stream: H3Stream, data: bytes, stream_ended: bool
-    ) -> list[H3Event]:
-        events = super()._receive_stream_data_uni(stream, data, stream_ended)
-        if stream_ended and stream.stream_type in (
-            StreamType.QPACK_ENCODER,
-            StreamType.QPACK_DECODER,
-        ):
-            raise ClosedCriticalStream("A QPACK stream was closed")  # RFC 9204 section 4.2
+    def _receive_stream_data_uni(self, stream: H3Stream, data: bytes, fin: bool) -> list[H3Event]:
+        events = super()._receive_stream_data_uni(stream, data, fin)
+        qpack = (h3.StreamType.QPACK_ENCODER, h3.StreamType.QPACK_DECODER)
+        if fin and stream.stream_type in qpack:  # RFC 9204 section 4.2
+            raise h3.ClosedCriticalStream("Closing a QPACK stream is not allowed")
         return events
 
     def _check_content_length(self, stream: H3Stream) -> None:

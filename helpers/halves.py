@@ -23,6 +23,7 @@ WRITES_PER_TURN = 64
 
 # HTTP datagrams may be lost (RFC 9297 section 2); those that nobody fetches are.
 MAX_WAITING_DATAGRAMS = 256
+MAX_WAITING_DATAGRAM_BYTES = 128 * 1024
 
 
 class Half(Enum):
@@ -234,8 +235,10 @@ class ReceivingHalf:
             self._arrived.wake()
 
     def feed_datagram(self, payload: bytes) -> None:
-        """Take a datagram; the oldest is lost where too many wait."""
+        """Take a datagram; the oldest are lost where too many wait, or too much."""
         self.datagrams.append(payload)
+        while sum(map(len, self.datagrams)) > MAX_WAITING_DATAGRAM_BYTES:
+            self.datagrams.popleft()
         self._arrived.wake()
 
     def feed_fin(self) -> None:

@@ -35,8 +35,6 @@ LOOPBACK_ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 PORT_ATTEMPTS = 10
 # aioquic has no event for an acknowledgement, so the short wait at the end of a server polls.
 DRAIN_POLL_S = 0.005
-# A client has so long for its handshake, whatever it sends meanwhile.
-HANDSHAKE_TIMEOUT_S = 10.0
 # A handshake costs 115 KB until it is done or given up. Whoever comes while so many are under way
 # first shows, with a token, that it is where it says it is (RFC 9000 section 8.1.2).
 RETRY_ABOVE = 256
@@ -169,7 +167,6 @@ class Listener:
         self._add(connection, header.destination_cid)
         self._add(connection, quic.host_cid)
         connection.on_closed = lambda: self._forget(connection)
-        connection.limit_handshake(HANDSHAKE_TIMEOUT_S)
 
     def _follow(self, connection: HTTP3Connection, event: quic_events.QuicEvent) -> None:
         match event:

@@ -226,6 +226,11 @@ class Attacker:
     def send(self, datagram):
         self._socket.send(datagram)
 
+    @property
+    def peer_id(self):
+        """The connection ID that the server chose; it tells its connections apart."""
+        return self.quic._peer_cid.cid
+
     def flush(self):
         for datagram, _ in self.quic.datagrams_to_send(now=time.monotonic()):
             self.send(datagram)
