@@ -184,13 +184,36 @@ def test_a_client_that_leaves_during_its_upload_is_no_error_of_the_handler(
 async def test_a_request_that_was_stopped_before_it_arrived_has_no_handler(
     server, credentials, departures
 ):
+    """Packets may overtake each other, and STOP_SENDING then comes before HEADERS."""
     transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
     async with httpx2.AsyncClient(transport=transport) as client:
         await client.get(server.url("/hello"))
-        await leave_before_it_left(client, transport, server.url)
+        (connection,) = [one for one in live(HTTP3Connection) if one.is_client]
+        await client.get(server.url("/hello"))  # a connection that was silent would be asked first
+        with turned_around(connection):
+            stream = await transport.open_stream("POST", server.url("/reads"))
+            stream.stop()
+            await stream.close()
+        del stream
         assert (await client.get(server.url("/hello"))).text == "hello\n"
+        ends = live(HTTP3Connection)
+        open_streams = await comes_to([0, 0], lambda: [end._http.open_streams() for end in ends])
+    assert open_streams == [0, 0]
     assert departures.is_empty()
     assert server.errors == []
+
+
+@contextlib.contextmanager
+def turned_around(connection):
+    """Send the datagrams of a connection in the opposite order."""
+    send, held = connection._send, []
+    connection._send = lambda *datagram: held.append(datagram)
+    yield
+    connection.transmit()
+    assert len(held) > 1
+    for datagram in reversed(held):
+        send(*datagram)
+    connection._send = send
 
 
 def test_a_killed_client_is_noticed_within_the_idle_timeout(server, credentials, departures):
@@ -351,8 +374,7 @@ async def upload_what_nobody_reads(client, transport, url):
     assert (await client.post(url("/hello"), content=pieces())).text == "hello\n"
 
 
-async def leave_before_it_left(client, transport, url):
-    """One packet has all of it then, and STOP_SENDING comes before HEADERS."""
+async def stop_at_once(client, transport, url):
     stream = await transport.open_stream("POST", url("/reads"))
     stream.stop()
     await stream.close()
@@ -389,7 +411,7 @@ WAYS = [
     cancel_before_the_header,
     leave_when_the_server_waits,
     break_off_the_upload,
-    leave_before_it_left,
+    stop_at_once,
     upload_what_nobody_reads,
     reset_at_once,
     reset_the_request_alone,

@@ -9,6 +9,7 @@ import warnings
 import pytest
 from aioquic.h3.connection import ErrorCode
 
+from helpers import driver
 from helpers.client import AsyncHTTP3Transport
 from helpers.connection import new_configuration
 from helpers.errors import (
@@ -18,7 +19,7 @@ from helpers.errors import (
     StreamReset,
     UsageError,
 )
-from helpers.flow_control import UNACKNOWLEDGED_LIMIT_BYTES
+from helpers.flow_control import STREAM_WINDOW_BYTES, UNACKNOWLEDGED_LIMIT_BYTES
 from helpers.halves import MAX_WAITING_DATAGRAMS, Half
 from helpers.listener import Listener
 from helpers.stream import MAX_DATA_FRAME_BYTES, HTTP3Stream
@@ -266,6 +267,17 @@ async def test_receive_gives_all_that_has_arrived_and_nothing_at_the_end(ends, l
     assert b"".join(await soon(ours.receive())) == b"onetwo"
     assert await soon(ours.receive()) == []
     assert [chunk async for chunk in ours] == []
+
+
+async def test_reading_alone_lets_the_peer_go_on(ends, link, monkeypatch):
+    """What is read is granted at once, not with some later packet."""
+    monkeypatch.setattr(driver, "KEEP_ALIVE_AFTER_S", 3600)
+    ours, theirs = ends
+    writing = await link.fill(theirs)
+    read_bytes = 0
+    while read_bytes < 4 * STREAM_WINDOW_BYTES:
+        read_bytes += sum(map(len, await soon(ours.receive())))
+    writing.cancel()
 
 
 async def test_a_read_that_was_cancelled_loses_nothing(ends):
