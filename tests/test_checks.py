@@ -415,10 +415,11 @@ async def raises_late(request, response):
         (takes_nothing, "The handler raised TypeError: takes_nothing() takes 0"),
     ],
 )
-def test_what_no_handler_may_do_is_told(check, answer, cause, capfd):
+def test_what_no_handler_may_do_is_told(check, answer, cause, capfd, caplog):
     verdict = check(answer)
     assert cause in text(verdict, State.WRONG)
     assert capfd.readouterr() == ("", "")
+    assert not caplog.records  # without pytest they would stand on stderr
 
 
 async def hangs(request, response):
@@ -466,7 +467,7 @@ def test_a_handler_that_does_not_end_is_ended(answer, cause, impatient, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_slowest_verdict_comes_within_five_seconds(capfd):
+def test_the_slowest_verdict_comes_within_five_seconds(capfd, caplog):
     started = time.monotonic()
     verdict = check_pairs(sleeps_long)
     assert time.monotonic() - started < 5
@@ -474,6 +475,7 @@ def test_the_slowest_verdict_comes_within_five_seconds(capfd):
     while any(thread.name == "http3-server" for thread in threading.enumerate()):
         time.sleep(0.05)  # until the call returns that nothing can interrupt
     assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 def test_a_reader_that_does_not_end_is_ended(impatient):
