@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import logging
 import time
+import traceback
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ logger = logging.getLogger("helpers.server")
 # A handler that keeps the loop for longer than this holds up every other request.
 BLOCKING_S = 0.05
 
-# An error keeps its traceback and all that hangs on it; a server that fails all day keeps the last.
+# A server that fails all day keeps the last of its errors.
 MAX_ERRORS = 100
 
 Handler = Callable[[Request, Response], Awaitable[None]]
@@ -95,8 +96,9 @@ class Handlers:
         response = Response(stream, request.method, f"{request.method} {request.path}")
         try:
             await self._route(request, response, stream)
-        except (ClientDisconnected, MalformedMessage):
+        except (ClientDisconnected, MalformedMessage) as error:
             # No error of the handler's (RFC 9114 section 4.1): the client broke off its request.
+            logger.info("%s %s: %s", request.method, request.path, error)
             response.break_off(ErrorCode.H3_REQUEST_INCOMPLETE)
         except asyncio.CancelledError as error:
             if asyncio.current_task().cancelling():  # the server stops
@@ -131,9 +133,12 @@ class Handlers:
         self, request: Request, response: Response, error: BaseException, status: int, text: str
     ) -> None:
         """Keep what a handler raised, and tell the client as much as still can be told."""
-        self.errors.append(error)
+        if isinstance(error, BodyTooLarge):  # the client's doing
+            logger.info("413: %s", error)
+        else:
+            logger.error("%s %s: the handler raised", request.method, request.path, exc_info=error)
+        self.errors.append(_without_locals(error))
         del self.errors[:-MAX_ERRORS]
-        logger.error("%s %s: the handler raised", request.method, request.path, exc_info=error)
         if response.header_sent:
             response.break_off()
             return
@@ -144,6 +149,18 @@ class Handlers:
             logger.info(
                 "%s %s: the client left before the %d", request.method, request.path, status
             )
+
+
+def _without_locals(error: BaseException) -> BaseException:
+    """Return an error whose traceback still says where, but keeps no request or body alive."""
+    if error.__traceback__ is not None:
+        # The outermost frame is that of `_answer`, which still runs and cannot be cleared.
+        error.__traceback__ = error.__traceback__.tb_next
+    chain: BaseException | None = error
+    while chain is not None:
+        traceback.clear_frames(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
+    return error
 
 
 async def _refuse(

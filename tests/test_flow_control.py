@@ -158,6 +158,9 @@ def test_the_installed_aioquic_is_the_one_this_was_written_against():
         (H3Connection._get_local_settings, "self"),
         (H3Connection._check_content_length, "self stream"),
         (H3Connection._get_or_create_stream, "self stream_id"),
+        (H3Connection._check_request_or_push_frame_type, "self frame_type stream"),
+        (H3Connection._decode_headers, "self stream_id frame_data"),
+        (H3Connection._receive_stream_data_uni, "self stream data stream_ended"),
         (H3Stream.finish_sending, "self"),
         (H3Stream.is_ended, "self"),
     ],
@@ -185,6 +188,9 @@ def test_private_attributes_have_the_types_that_are_relied_on(pair):
         stream.receiver.starting_offset(),
     ]
     assert [type(number) for number in numbers] == [int] * len(numbers)
+    pieces = [s.receiver._ranges for s in (stream, *quic._crypto_streams.values())]
+    assert [len(ranges) for ranges in pieces] == [0, 0, 0, 0]
+    assert all(isinstance(space.sent_packets, dict) for space in quic._spaces.values())
     assert stream.sender._buffer_fin is None
     assert stream.sender._reset_error_code is None
     assert stream.sender.is_finished is stream.receiver.is_finished is False

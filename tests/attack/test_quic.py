@@ -66,7 +66,7 @@ BROKEN = {
     ),
     "TLS far ahead": (
         QuicFrameType.CRYPTO,
-        varint(flow_control.quic_connection.MAX_PENDING_CRYPTO) + b"\1x",
+        varint(64 * 1024) + b"\1x",
         QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
     ),
     "TLS garbage": (QuicFrameType.CRYPTO, b"\0\4\x18\0\0\0", QuicErrorCode.CRYPTO_ERROR + 10),

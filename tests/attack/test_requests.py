@@ -1,0 +1,117 @@
+"""Requests that are well-formed HTTP/3 and still make no sense, and what handlers suffer from."""
+
+import gc
+import logging
+import weakref
+
+import pytest
+from aioquic.h3.connection import ErrorCode
+
+from helpers.errors import BodyTooLarge
+from tests.attack.tools import GET, Attacker, data, headers, request
+
+PATHS = {
+    b"/../../etc/passwd": b"no route for /../../etc/passwd",
+    b"/%2e%2e/%2e%2e/etc/passwd": b"no route for /../../etc/passwd",
+    b"//": b"no route for //",
+    b"/%": b"no route for /%",
+    b"/%zz": b"no route for /%zz",
+    b"/%00": b"bad request",
+    b"/\xff": b"bad request",
+    b"/%ff": b"bad request",
+    b"/%ed%a0%80": b"bad request",  # half of a surrogate pair
+    b"/?\xff": b"bad request",
+    b"*": b"bad request",
+    b"https://localhost/": b"bad request",
+    b"/?%ff=%00": b"hello",
+    b"/?" + b"&a" * 20_000: b"hello",
+}
+
+
+@pytest.mark.parametrize(("path", "answer"), PATHS.items(), ids=lambda value: repr(value[:20]))
+def test_a_path_is_a_key_of_the_routes_and_nothing_else(target, path, answer):
+    with Attacker(target.port) as attacker:
+        assert answer in attacker.ask(path)
+        assert b"hello" in attacker.ask(stream_id=4)
+
+
+def said(target):
+    """What the server's logger said about requests."""
+    lines = target.lines.texts("helpers.server")
+    return [line for line in lines if not line.startswith("Connection over")]
+
+
+NONSENSE = {
+    "a method with a space": [(b":method", b"GET /"), *GET[1:]],
+    "a method that moves a terminal's cursor": [(b":method", b"\x1b[2J"), *GET[1:]],
+    "no method's name": [(b":method", b""), *GET[1:]],
+    "a method that is no ASCII": [(b":method", "é".encode()), *GET[1:]],
+    "no scheme": [GET[0], *GET[2:]],
+    "CONNECT without a path": [(b":method", b"CONNECT"), (b":authority", b"localhost:1")],
+    "an authority that is no text": [*GET[:2], (b":authority", b"\xff"), GET[3]],
+}
+
+
+@pytest.mark.parametrize("fields", NONSENSE.values(), ids=NONSENSE)
+def test_a_request_that_makes_no_sense_gets_400_and_one_line(target, fields):
+    with Attacker(target.port) as attacker:
+        attacker.write(0, headers(fields), fin=True)
+        assert b"bad request" in attacker.answer().data
+        assert b"hello" in attacker.ask(stream_id=4)
+    (line,) = said(target)
+    assert line.startswith("400 on stream 0: ")
+    assert "\x1b" not in line
+
+
+def test_a_body_above_the_limit_is_one_line_and_no_traceback(target):
+    @target.server.route("/limited", max_body_bytes=1000)
+    async def limited(request, response):
+        await request.read()
+
+    with Attacker(target.port) as attacker:
+        attacker.write(0, request(b"/limited", method=b"POST") + data(bytes(5000)))
+        assert b"request body too large" in attacker.answer().data
+    assert said(target) == ["413: The body of POST /limited exceeds 1000 bytes."]
+    (error,) = target.server.errors
+    assert isinstance(error, BodyTooLarge)
+    target.server.errors.clear()
+
+
+def test_a_body_that_breaks_off_is_one_line_and_no_error_of_the_handler(target):
+    extra = [(b"content-length", b"100")]
+    with Attacker(target.port) as attacker:
+        attacker.write(0, request(b"/length", extra, method=b"POST") + data(b"four"), fin=True)
+        assert attacker.answer().reset == ErrorCode.H3_MESSAGE_ERROR
+    assert said(target) == [
+        "POST /length: The message on stream 0 is malformed: its content-length says 100 bytes, "
+        "4 came."
+    ]
+
+
+class Held:
+    """Something large that a handler works with."""
+
+
+def test_an_error_that_is_kept_keeps_no_request_alive(target, monkeypatch):
+    # pytest keeps what is logged, with all that hangs on it.
+    monkeypatch.setattr(logging.getLogger("helpers.server"), "disabled", True)
+    held = []
+
+    @target.server.route("/boom")
+    async def boom(request, response):
+        large = Held()
+        held.extend([weakref.ref(large), weakref.ref(request), weakref.ref(response._stream)])
+        try:
+            raise KeyError(await request.read())
+        except KeyError as error:
+            raise ValueError("boom") from error
+
+    with Attacker(target.port) as attacker:
+        attacker.write(0, request(b"/boom", method=b"POST") + data(bytes(1000)), fin=True)
+        assert b"internal server error" in attacker.answer().data
+    target.serves()
+    gc.collect()
+    (error,) = target.server.errors
+    assert [ref() for ref in held] == [None, None, None]
+    assert error.__traceback__.tb_next is not None  # it still says where
+    target.server.errors.clear()
