@@ -382,6 +382,13 @@ async def test_a_lost_connection_ends_both_halves_on_both_ends(ends, link):
     await theirs.close()
 
 
+async def test_the_end_is_told_before_the_draining_period_is_over(ends, link):
+    link.server.quic.handle_timer = lambda now: None  # so it never is
+    link.client.close()
+    with pytest.raises(ClientDisconnected):
+        await soon(ends[1].read())
+
+
 # ---- taken over and forgotten
 
 
