@@ -236,6 +236,7 @@ class QUICDriver:
                 case quic_events.HandshakeCompleted():
                     self.alpn = event.alpn_protocol
                     self.state = State.OPEN
+                    flow_control.forget_handshake(self.quic)
                     flow_control.raise_datagram_size(self.quic)
                     _settle(self.connected)
                 case quic_events.PingAcknowledged():

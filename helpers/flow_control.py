@@ -104,7 +104,11 @@ class FlowControl:
         return stream is not None and self._next_limit(stream) > stream.max_stream_data_local
 
     def _next_limit(self, stream: QuicStream) -> int:
-        read_up_to = stream.receiver.starting_offset() - self._unread_bytes(stream.stream_id)
+        arrived = stream.receiver.starting_offset()
+        # Asked for every open stream with every packet: mostly not even what arrived is enough.
+        if arrived + STREAM_WINDOW_BYTES // 2 < stream.max_stream_data_local:
+            return stream.max_stream_data_local
+        read_up_to = arrived - self._unread_bytes(stream.stream_id)
         limit = read_up_to + STREAM_WINDOW_BYTES
         # In steps of half a window, or every packet would carry a grant.
         if limit - stream.max_stream_data_local < STREAM_WINDOW_BYTES // 2:
@@ -194,6 +198,12 @@ def raise_datagram_size(quic: QuicConnection) -> None:
         # HTTP datagram of full size would wait for ever.
         window = quic._loss._cc.congestion_window
         quic._loss._cc.congestion_window = max(window, 2 * size_bytes)
+
+
+def forget_handshake(quic: QuicConnection) -> None:
+    """Drop the buffers that the finished handshake was written into, 16 KiB for each connection."""
+    for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
+        quic._crypto_buffers.pop(epoch, None)  # aioquic 1.7.2 quic/connection.py 1883
 
 
 def _peer_max_udp_payload_bytes(quic: QuicConnection) -> int:
