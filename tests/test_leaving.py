@@ -181,6 +181,33 @@ def test_a_client_that_leaves_during_its_upload_is_no_error_of_the_handler(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/silent", "/writes"])
+async def test_an_upload_that_waits_for_its_own_data_ends_with_its_request(
+    server, credentials, departures, path
+):
+    waits, ended = asyncio.Event(), asyncio.Event()
+
+    async def pieces():
+        try:
+            yield b"the first of many"
+            waits.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def post():
+        async with client.stream("POST", server.url(path), content=pieces()) as response:
+            await response.aread()
+
+    transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
+    async with httpx2.AsyncClient(transport=transport) as client:
+        task = asyncio.create_task(post())
+        await waits.wait()
+        task.cancel()
+        await asyncio.wait_for(ended.wait(), AT_ONCE_S)
+
+
+@pytest.mark.anyio
 async def test_a_request_that_was_stopped_before_it_arrived_has_no_handler(
     server, credentials, departures
 ):
