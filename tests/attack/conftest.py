@@ -1,12 +1,14 @@
 """A server to attack, and what holds after each attack: it serves, it is silent, it forgets."""
 
 import asyncio
+import contextlib
 import logging
 import time
 
 import httpx2
 import pytest
 
+from helpers import driver
 from helpers.client import HTTP3Transport
 from helpers.server import Server
 
@@ -99,11 +101,19 @@ class Target:
                 return held
             time.sleep(0.05)
 
+    def check(self):
+        """After each attack a normal request is answered at once, and no logger raised an alarm."""
+        assert self.serves() < AT_ONCE_S
+        assert self.lines.alarms() == []
+        assert self.server.errors == []
 
-@pytest.fixture(scope="module")
-def target(credentials):
-    """One server for all tests of a module; at its end nothing of them is left."""
+
+@contextlib.contextmanager
+def under_attack(credentials, **settings):
+    """A target, also for what its loggers say; at the end nothing of the attacks is left."""
     target = Target(credentials)
+    for name, value in settings.items():
+        setattr(target.server._configuration, name, value)
     loggers = [logging.getLogger(name) for name in ("", "helpers")]
     levels = [logger.level for logger in loggers]
     loggers[0].addHandler(target.lines)
@@ -112,24 +122,38 @@ def target(credentials):
         with target.server, target.client:
             for _ in range(3):  # until its connection has all of its IDs
                 target.serves()
-            before = target.held() | {"timers": 2}  # time's and the keep-alive's
+            target.before = target.held() | {"timers": 2}  # QUIC's and the keep-alive's
             yield target
-            after = target.comes_to_hold(before)
-        assert {key: after[key] for key in after if after[key] > before[key]} == {}
+            after = target.comes_to_hold(target.before)
+        assert {key: after[key] for key in after if after[key] > target.before[key]} == {}
     finally:
         loggers[0].removeHandler(target.lines)
         loggers[1].setLevel(levels[1])
 
 
+@pytest.fixture(scope="module")
+def target(credentials):
+    """One server for all tests of a module that break nothing for each other."""
+    with under_attack(credentials, idle_timeout=2.0) as target:
+        yield target
+
+
+@pytest.fixture
+def impatient(credentials, monkeypatch):
+    """A server that gives a silent client one second, and a talkative one two for its handshake."""
+    monkeypatch.setattr(driver, "HANDSHAKE_TIMEOUT_S", 2.0)
+    with under_attack(credentials, idle_timeout=1.0) as target:
+        yield target
+        target.check()
+
+
 @pytest.fixture(autouse=True)
 def serves_on(request):
-    """After each attack a normal request is answered at once, and no logger raised an alarm."""
+    """Checks the module's server after each test."""
     if "target" not in request.fixturenames:
         yield
         return
     target = request.getfixturevalue("target")
     target.lines.records.clear()
     yield
-    assert target.serves() < AT_ONCE_S
-    assert target.lines.alarms() == []
-    assert target.server.errors == []
+    target.check()

@@ -23,9 +23,12 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.tls import Epoch
 
 HOST = "127.0.0.1"
+# The fuzz is seeded and short; ATTACK_ROUNDS=100 makes it long.
+ROUNDS = int(os.environ.get("ATTACK_ROUNDS", "1"))
 WAIT_S = 5.0
 PATIENCE_S = 0.01
-LARGEST_DATAGRAM_BYTES = 65000
+
+UNKNOWN_VERSION = 0x1A2A3A4A  # RFC 9000 section 15: reserved, so that it is never spoken
 
 # The client's first streams in one direction: control and QPACK's two.
 CONTROL, ENCODER, DECODER, NEXT = 2, 6, 10, 14
@@ -83,30 +86,26 @@ def request(path=b"/", extra=(), **pseudo):
 # ---- QUIC by hand
 
 
-def packet(quic, crypto, kind, frames, size_bytes=1200, **where):
+def packet(crypto, kind, frames, number, size_bytes=1200, **header):
     """One protected packet of any frames, each a type and what follows it."""
-    ids = {"host_cid": quic.host_cid, "peer_cid": quic._peer_cid.cid, "version": quic._version}
     builder = QuicPacketBuilder(
-        is_client=True,
-        max_datagram_size=size_bytes,
-        packet_number=quic._packet_number,
-        **(ids | where),
+        is_client=True, max_datagram_size=size_bytes, packet_number=number, **header
     )
     builder.start_packet(kind, crypto)
     for frame_type, content in frames:
         builder.start_frame(frame_type).push_bytes(content)
     [datagram], _ = builder.flush()
-    quic._packet_number = builder.packet_number
     return datagram
 
 
-def initial(frames, destination_id=None, version=QuicProtocolVersion.VERSION_1, **options):
+def initial(frames, destination_id=None, source_id=b"attacker", number=0, **options):
     """A first packet with any frames: its keys follow from the ID in it (RFC 9001, 5.2)."""
     destination_id = os.urandom(8) if destination_id is None else destination_id
+    version = QuicProtocolVersion.VERSION_1
     crypto = CryptoPair()
     crypto.setup_initial(cid=destination_id, is_client=True, version=version)
-    where = {"peer_cid": destination_id, "version": version}
-    return packet(hello_from(0), crypto, QuicPacketType.INITIAL, frames, **(where | options))
+    header = {"peer_cid": destination_id, "host_cid": source_id, "version": version}
+    return packet(crypto, QuicPacketType.INITIAL, frames, number, **header, **options)
 
 
 def hello_from(port, **options):
@@ -125,9 +124,24 @@ def hello_from(port, **options):
     return quic
 
 
-def first_flight(port):
-    """The datagrams of a client that then says no more."""
-    return [data for data, _ in hello_from(port).datagrams_to_send(now=time.monotonic())]
+def client_hello(port):
+    """A frame that begins a handshake, and the connection ID that it speaks of."""
+    quic = hello_from(port)
+    content = bytes(quic._crypto_streams[Epoch.INITIAL].sender._buffer)
+    return (QuicFrameType.CRYPTO, b"\0" + varint(len(content)) + content), quic.host_cid
+
+
+def first_flights(port):
+    """Endless first packets, each of a client that then says no more."""
+    hello, source_id = client_hello(port)
+    while True:
+        yield initial([hello], source_id=source_id)
+
+
+def long_header(version, destination_id, source_id, rest, first=0xC0):
+    """The part of a packet that all versions share (RFC 8999 section 5.1), and what follows."""
+    ids = b"".join(bytes([len(one)]) + one for one in (destination_id, source_id))
+    return bytes([first]) + version.to_bytes(4, "big") + ids + rest
 
 
 def udp_socket(port, host=HOST):
@@ -146,6 +160,22 @@ def drain(sock, wait_s=0.0):
         except ConnectionRefusedError:
             break
     return arrived
+
+
+# Always answered, with its ID: then all that was sent before it has been taken.
+PROBE_ID = b"probe..."
+PROBE = long_header(UNKNOWN_VERSION, PROBE_ID, b"", bytes(1200))
+
+
+def answers(sock):
+    """What comes back for all that a socket has sent so far."""
+    sock.send(PROBE)
+    came = []
+    while not any(PROBE_ID in answer for answer in came):
+        arrived = drain(sock, WAIT_S)
+        assert arrived, f"no answer within {WAIT_S:g} s"
+        came += arrived
+    return [answer for answer in came if PROBE_ID not in answer]
 
 
 @dataclass
@@ -216,9 +246,11 @@ class Attacker:
 
     def frames(self, frames):
         """Send one packet with any frames, as large as they are."""
-        size_bytes = min(LARGEST_DATAGRAM_BYTES, 100 + sum(4 + len(rest) for _, rest in frames))
-        crypto = self.quic._cryptos[Epoch.ONE_RTT]
-        self.send(packet(self.quic, crypto, QuicPacketType.ONE_RTT, frames, max(1200, size_bytes)))
+        quic, kind = self.quic, QuicPacketType.ONE_RTT
+        size_bytes = max(1200, 100 + sum(4 + len(content) for _, content in frames))
+        header = {"peer_cid": self.peer_id, "host_cid": quic.host_cid, "version": quic._version}
+        number, quic._packet_number = quic._packet_number, quic._packet_number + 1
+        self.send(packet(quic._cryptos[Epoch.ONE_RTT], kind, frames, number, size_bytes, **header))
 
     def stop(self, stream_id, error_code=0x10C):
         self.frame(QuicFrameType.STOP_SENDING, varint(stream_id) + varint(error_code))
