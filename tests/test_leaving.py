@@ -255,10 +255,9 @@ def test_a_killed_client_is_noticed_within_the_idle_timeout(server, credentials,
             assert seen[2:] == (ClientDisconnected, None)
 
 
-def test_a_handler_that_is_silent_for_longer_than_the_idle_timeout_loses_nobody(
-    credentials, monkeypatch
-):
-    """A PING asks for a sign of life, so that silence alone ends no connection."""
+@pytest.fixture
+def impatient(credentials, monkeypatch):
+    """A server and a client whose idle timeout is 1 s."""
     monkeypatch.setattr(connection, "IDLE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(driver, "KEEP_ALIVE_AFTER_S", 0.2)
     monkeypatch.setattr(driver, "KEEP_ALIVE_CHECK_S", 0.1)
@@ -267,13 +266,36 @@ def test_a_handler_that_is_silent_for_longer_than_the_idle_timeout_loses_nobody(
         Server(cert_file=credentials.cert_file, key_file=credentials.key_file) as server,
         httpx2.Client(transport=transport) as client,
     ):
+        yield server, client
 
-        @server.route("/thinks")
-        async def think(request, response):
-            await asyncio.sleep(2.5)
-            await response.write("an answer\n")
 
-        assert client.get(server.url("/thinks")).text == "an answer\n"
+def test_a_handler_that_is_silent_for_longer_than_the_idle_timeout_loses_nobody(impatient):
+    """A PING asks for a sign of life, so that silence alone ends no connection."""
+    server, client = impatient
+
+    @server.route("/thinks")
+    async def think(request, response):
+        await asyncio.sleep(2.5)
+        await response.write("an answer\n")
+
+    assert client.get(server.url("/thinks")).text == "an answer\n"
+
+
+def test_a_cell_that_sleeps_for_longer_than_the_idle_timeout_reads_on(impatient):
+    server, client = impatient
+    size_bytes = 3_000_000  # more than the windows hold
+
+    @server.route("/long")
+    async def give(request, response):
+        await response.write(bytes(size_bytes))
+
+    with client.stream("GET", server.url("/long")) as response:
+        chunks = response.iter_raw()
+        read_bytes = len(next(chunks))
+        time.sleep(2.5)
+        read_bytes += sum(map(len, chunks))
+    assert read_bytes == size_bytes
+    assert server.errors == []
 
 
 # ---- interrupts
