@@ -14,7 +14,10 @@ The way through, from what a handler sees down to the wire; each module is one i
                  survives a burst
 7. flow_control  slow readers slow down fast writers: all that touches aioquic's inside
 8. certificates  a CA and a certificate of your own; pem: reading such files
-9. timeline      what arrived when; wire: the frames of it; checks: the exercises' oracle
+9. timeline      what arrived when; wire: the frames of a run (qlog: recorded, frames: read,
+                 handshake: its packets, ladder and table: shown); checks, checks_certificates and
+                 checks_takeover: the exercises (oracle: an answer is run, trial: what was seen,
+                 verdict: what to say)
 
 background (a loop on a thread), errors and style (colours) serve all of them.
 

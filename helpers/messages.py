@@ -232,7 +232,8 @@ class ResponseBody(httpx2.AsyncByteStream):
                 yield chunk
 
     def _progress(self) -> str:
-        return f"after {self._chunks_read} chunks, {self._bytes_read} bytes"
+        chunks = "chunk" if self._chunks_read == 1 else "chunks"
+        return f"after {self._chunks_read} {chunks}, {self._bytes_read} bytes"
 
     @property
     def is_over(self) -> bool:

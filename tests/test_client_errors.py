@@ -443,7 +443,7 @@ def test_a_body_shorter_than_its_content_length(side, credentials):
         failed = failure(httpx2.RemoteProtocolError, side, url, ca_file=credentials.ca_file)
     assert str(failed) == (
         "The message on stream 0 is malformed: its content-length says 10 bytes, 4 came. "
-        "That was after 1 chunks, 4 bytes."
+        "That was after 1 chunk, 4 bytes."
     )
     assert isinstance(failed.cause, MalformedMessage)
 
@@ -480,7 +480,7 @@ def test_a_server_that_closes_mid_body_gives_its_reason(side, credentials):
         url = f"https://127.0.0.1:{port}/"
         failed = failure(httpx2.ReadError, side, url, ca_file=credentials.ca_file)
     assert str(failed) == (
-        "The connection was lost after 1 chunks, 4 bytes. "
+        "The connection was lost after 1 chunk, 4 bytes. "
         "The connection ended with H3_INTERNAL_ERROR (0x102): out of coffee."
     )
     assert failed.seconds < AT_ONCE_S
