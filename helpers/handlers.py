@@ -26,7 +26,7 @@ from helpers.stream import HTTP3Stream
 logger = logging.getLogger("helpers.server")
 
 # A handler that keeps the loop for longer than this holds up every other request.
-BLOCKING_S = 0.05
+BLOCKING_S = 0.08
 
 # A server that fails all day keeps the last of its errors.
 MAX_ERRORS = 100

@@ -143,7 +143,7 @@ class _Run:
             return False
         # A loop that is free misses some beats on a busy machine; one that is blocked, nearly all.
         expected = (self._returned_at - self._started_at) / BEAT_S
-        return expected > 10 and self._beats < expected / 4
+        return expected > 10 and self._beats < expected / 8
 
     def _keep_unseen(self, _: object, context: dict) -> None:
         if "exception" in context:

@@ -317,7 +317,7 @@ def test_a_handler_that_is_run_again_in_its_cell_is_reported_again(server, clien
 
         @server.route("/slow")
         async def sleepy(request, response):
-            time.sleep(0.06)  # noqa: ASYNC251
+            time.sleep(0.1)  # noqa: ASYNC251
 
         client.get(server.url("/slow"))
     assert len(caplog.records) == 2
