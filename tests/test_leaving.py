@@ -47,9 +47,11 @@ class Departures:
 
     def __init__(self):
         self._seen = queue.SimpleQueue()
+        self.handler_runs = threading.Event()
 
     @contextlib.contextmanager
     def watch(self, stream_id):
+        self.handler_runs.set()
         try:
             yield
         except BaseException as error:
@@ -172,6 +174,7 @@ def test_a_client_that_leaves_during_its_upload_is_no_error_of_the_handler(
 
     def pieces():
         yield b"the first of many"
+        assert departures.handler_runs.wait(5)
         raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
@@ -302,14 +305,20 @@ def test_a_cell_that_sleeps_for_longer_than_the_idle_timeout_reads_on(impatient)
 
 
 @contextlib.contextmanager
-def interrupted(after_s=0.1):
+def interrupted(when=None):
     """Press Ctrl-C while the block waits, as Jupyter's stop button does; the block must end."""
     main = threading.main_thread().ident
-    timer = threading.Timer(after_s, signal.pthread_kill, [main, signal.SIGINT])
-    timer.start()
+
+    def press():
+        if when is None or when.wait(10):
+            time.sleep(0.1)  # in the middle of its wait, as a person would
+            signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         yield
-    timer.join()
+    thread.join()
 
 
 def read_in_a_with_block(client, url):
@@ -360,7 +369,7 @@ def test_an_interrupted_cell_stops_its_stream_and_the_next_one_works(
 ):
     run, path = INTERRUPTED[cell]
     stream_id_before = client.get(server.url("/hello")).extensions["stream_id"]
-    with interrupted():
+    with interrupted(departures.handler_runs):
         run(client, server.url(path))
     interrupted_at = time.perf_counter()
     seen = departures.next()
