@@ -98,7 +98,7 @@ class Handlers:
             await self._route(request, response, stream)
         except (ClientDisconnected, MalformedMessage) as error:
             # No error of the handler's (RFC 9114 section 4.1): the client broke off its request.
-            logger.info("%s %s: %s", request.method, request.path, error)
+            logger.info("%s %s: %s", request.method, request.path, str(error))
             response.break_off(ErrorCode.H3_REQUEST_INCOMPLETE)
         except asyncio.CancelledError as error:
             if asyncio.current_task().cancelling():  # the server stops

@@ -75,6 +75,12 @@ class Target:
     def connections(self):
         return self.server._listener.connections
 
+    def connection_of(self, attacker):
+        """The server's end of an attacker's connection."""
+        attacker.ask(stream_id=0)  # or it may not be in the table yet
+        (ours,) = [one for one in self.connections if one.quic.host_cid == attacker.peer_id]
+        return ours
+
     def serves(self):
         """Answers a normal request, and says how long that took."""
         started = time.perf_counter()
@@ -134,14 +140,14 @@ def under_attack(credentials, **settings):
 @pytest.fixture(scope="module")
 def target(credentials):
     """One server for all tests of a module that break nothing for each other."""
-    with under_attack(credentials, idle_timeout=2.0) as target:
+    with under_attack(credentials) as target:
         yield target
 
 
 @pytest.fixture
 def impatient(credentials, monkeypatch):
-    """A server that gives a silent client one second, and a talkative one two for its handshake."""
-    monkeypatch.setattr(driver, "HANDSHAKE_TIMEOUT_S", 2.0)
+    """A server that gives a client one second of silence, and one second for its handshake."""
+    monkeypatch.setattr(driver, "HANDSHAKE_TIMEOUT_S", 1.0)
     with under_attack(credentials, idle_timeout=1.0) as target:
         yield target
         target.check()

@@ -22,6 +22,7 @@ from tests.attack.tools import (
     WAIT_S,
     Attacker,
     answers,
+    client_hello,
     drain,
     first_flights,
     hello_from,
@@ -161,6 +162,7 @@ def test_a_token_is_for_one_address_and_one_connection(target, crowded, stranger
     header = pull_quic_header(Buffer(data=retry))
     token, our_id = header.token, header.source_cid
     other_id = bytes(8)
+    hello, source_id = client_hello(target.port)
     turned = token[:-1] + bytes([token[-1] ^ 1])
     for forged, destination_id in ((token, other_id), (turned, our_id), (b"x", our_id)):
         (answer,) = stranger(initial([CRYPTO], destination_id, peer_token=forged))
@@ -169,5 +171,5 @@ def test_a_token_is_for_one_address_and_one_connection(target, crowded, stranger
         elsewhere.send(initial([CRYPTO], our_id, peer_token=token))
         (answer,) = drain(elsewhere, WAIT_S)
         assert kind_of(answer) == QuicPacketType.RETRY
-    (answer, *_) = stranger(initial([CRYPTO], our_id, peer_token=token))
+    (answer, *_) = stranger(initial([hello], our_id, source_id, peer_token=token))
     assert kind_of(answer) == QuicPacketType.INITIAL

@@ -123,8 +123,7 @@ def test_data_in_crumbs_closes_the_connection(target, frame_type):
 def test_a_peer_that_acknowledges_nothing_is_not_kept_for_ever(target, monkeypatch):
     monkeypatch.setattr(flow_control, "MAX_UNACKNOWLEDGED_PACKETS", 50)
     with Attacker(target.port) as attacker:
-        attacker.ask()
-        [ours] = [one for one in target.connections if one.quic.host_cid == attacker.peer_id]
+        ours = target.connection_of(attacker)
         for _ in range(200):
             attacker.frame(QuicFrameType.PING, bytes(1100))
             target.serves()
@@ -137,16 +136,11 @@ def test_a_peer_that_acknowledges_nothing_is_not_kept_for_ever(target, monkeypat
 def test_datagrams_that_nobody_fetches_are_few_and_small(target):
     """Nothing slows a sender of datagrams down, so the oldest are dropped."""
     with Attacker(target.port) as attacker:
-        attacker.write(0, request(b"/open"), fin=True)
-        attacker.until(lambda: attacker.streams[0].data)
-        content = varint(0) + bytes(60_000)
+        ours = target.connection_of(attacker)
+        attacker.write(4, request(b"/open"), fin=True)
+        attacker.until(lambda: attacker.streams[4].data)
+        content = varint(1) + bytes(60_000)
         for _ in range(10):
             attacker.frame(QuicFrameType.DATAGRAM_WITH_LENGTH, varint(len(content)) + content)
             target.serves()
-        [stream] = [
-            s
-            for one in target.connections
-            for s in one.streams.values()
-            if s.stream_id == 0 and s.receiving.datagrams
-        ]
-        assert len(stream.receiving.datagrams) == MAX_WAITING_DATAGRAM_BYTES // 60_000
+        assert len(ours.streams[4].receiving.datagrams) == MAX_WAITING_DATAGRAM_BYTES // 60_000

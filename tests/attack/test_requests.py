@@ -8,6 +8,7 @@ import pytest
 from aioquic.h3.connection import ErrorCode
 
 from helpers.errors import BodyTooLarge
+from helpers.flow_control import HTTP3Layer
 from tests.attack.tools import GET, Attacker, data, headers, request
 
 PATHS = {
@@ -115,3 +116,21 @@ def test_an_error_that_is_kept_keeps_no_request_alive(target, monkeypatch):
     assert [ref() for ref in held] == [None, None, None]
     assert error.__traceback__.tb_next is not None  # it still says where
     target.server.errors.clear()
+
+
+def test_what_breaks_aioquic_all_the_same_ends_its_own_connection_alone(target, monkeypatch):
+    """Nothing is known that does; all that has arrived with it is dropped."""
+
+    def stumble(layer, event):
+        raise IndexError("out of range")
+
+    with Attacker(target.port) as attacker, Attacker(target.port) as other:
+        other.ask()
+        with monkeypatch.context() as patch:
+            patch.setattr(HTTP3Layer, "handle_event", stumble)
+            attacker.frames([(0x0A, b"\0\1x"), (0x0A, b"\4\1x")])
+            assert attacker.closes() == ErrorCode.H3_INTERNAL_ERROR
+        assert b"hello" in other.ask(stream_id=4)
+    (told,) = target.lines.alarms()
+    assert told.startswith("Closing the connection with ('127.0.0.1', ")
+    target.lines.records.clear()

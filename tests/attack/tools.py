@@ -116,6 +116,7 @@ def hello_from(port, **options):
         server_name="localhost",
         verify_mode=ssl.CERT_NONE,
         max_datagram_frame_size=65536,
+        idle_timeout=2.0,  # the server forgets it after so long
     )
     for name, value in options.items():
         setattr(configuration, name, value)
