@@ -535,7 +535,8 @@ async def test_1000_abandoned_requests_leave_nothing(server, credentials, depart
         last_id = (await client.get(server.url("/hello"))).extensions["stream_id"]
         after = await comes_to(before, lambda: what_is_held(loops))
     assert after == before
-    assert last_id == 4 * (ABANDONED + 1)  # all on one connection
+    # All on one connection; some of those that were cancelled early had no stream yet.
+    assert 4 * 0.9 * ABANDONED < last_id <= 4 * (ABANDONED + 1)
     assert server.errors == []
 
 
