@@ -100,7 +100,7 @@ class QUICDriver:
 
     def receive(self, data: bytes, address: Address) -> None:
         """Take one datagram from the network."""
-        if self.state is State.CLOSED:
+        if self.lost is not None:
             return
         self._received_at = now = self._loop.time()
         if self.state is State.CONNECTING and now - self._begun_at > HANDSHAKE_TIMEOUT_S:

@@ -75,11 +75,20 @@ class Target:
     def connections(self):
         return self.server._listener.connections
 
+    @property
+    def running(self):
+        """How many handlers run for attackers."""
+        return len(self.server._handlers.running) - 1
+
     def connection_of(self, attacker):
         """The server's end of an attacker's connection."""
         attacker.ask(stream_id=0)  # or it may not be in the table yet
         (ours,) = [one for one in self.connections if one.quic.host_cid == attacker.peer_id]
         return ours
+
+    def stays_open(self):
+        """A request that keeps the good client's connection alive until it is closed."""
+        return self.client.stream("GET", self.server.url("/open"))
 
     def serves(self):
         """Answers a normal request, and says how long that took."""
@@ -125,12 +134,14 @@ def under_attack(credentials, **settings):
     loggers[0].addHandler(target.lines)
     loggers[1].setLevel(logging.INFO)
     try:
-        with target.server, target.client:
+        with target.server, target.client, target.stays_open():
             for _ in range(3):  # until its connection has all of its IDs
                 target.serves()
+            (good,) = target.connections
             target.before = target.held() | {"timers": 2}  # QUIC's and the keep-alive's
             yield target
             after = target.comes_to_hold(target.before)
+            assert good.lost is None
         assert {key: after[key] for key in after if after[key] > target.before[key]} == {}
     finally:
         loggers[0].removeHandler(target.lines)
@@ -148,6 +159,8 @@ def target(credentials):
 def impatient(credentials, monkeypatch):
     """A server that gives a client one second of silence, and one second for its handshake."""
     monkeypatch.setattr(driver, "HANDSHAKE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(driver, "KEEP_ALIVE_AFTER_S", 0.2)
+    monkeypatch.setattr(driver, "KEEP_ALIVE_CHECK_S", 0.1)
     with under_attack(credentials, idle_timeout=1.0) as target:
         yield target
         target.check()

@@ -57,7 +57,7 @@ def test_a_storm_of_cancelled_requests(target, content):
         nothing = {"HTTP/3": 0, "ours": 0, "QUIC": 0}
         round_trips(target, attacker, lambda: kept(ours) == nothing)
         assert kept(ours) == nothing
-        assert len(target.server._handlers.running) == 0
+        assert target.running == 0
         assert attacker.closed is None
     assert slowest_s < 1.0
 
@@ -90,9 +90,9 @@ def test_a_reader_that_never_reads_on_all_streams(target, capsys):
             print(f" [{held_bytes / STREAMS / 1024:.0f} KiB a stream]", end="")
     assert held_bytes < STREAMS * (UNACKNOWLEDGED_LIMIT_BYTES + MAX_DATA_FRAME_BYTES)
     deadline = time.monotonic() + 5
-    while target.server._handlers.running and time.monotonic() < deadline:
+    while target.running and time.monotonic() < deadline:
         target.serves()
-    assert len(target.server._handlers.running) == 0
+    assert target.running == 0
 
 
 def test_only_so_many_handlers_run_for_one_client(target):
@@ -102,10 +102,10 @@ def test_only_so_many_handlers_run_for_one_client(target):
             attacker.write(4 * number, request(b"/open"))
             attacker.reset(4 * number)
             attacker.step()
-        round_trips(target, attacker, lambda: len(target.server._handlers.running) >= 127)
+        round_trips(target, attacker, lambda: target.running >= 127)
         assert attacker.quic._remote_max_streams_bidi <= 129  # the first request is over
-        assert len(target.server._handlers.running) == 127
+        assert target.running == 127
     deadline = time.monotonic() + 5
-    while target.server._handlers.running and time.monotonic() < deadline:
+    while target.running and time.monotonic() < deadline:
         target.serves()
-    assert len(target.server._handlers.running) == 0
+    assert target.running == 0
