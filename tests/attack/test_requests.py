@@ -8,7 +8,6 @@ import pytest
 from aioquic.h3.connection import ErrorCode
 
 from helpers.errors import BodyTooLarge
-from helpers.flow_control import HTTP3Layer
 from tests.attack.tools import GET, Attacker, data, headers, request
 
 PATHS = {
@@ -119,17 +118,16 @@ def test_an_error_that_is_kept_keeps_no_request_alive(target, monkeypatch):
 
 
 def test_what_breaks_aioquic_all_the_same_ends_its_own_connection_alone(target, monkeypatch):
-    """Nothing is known that does; all that has arrived with it is dropped."""
+    """Nothing is known that does; what has come with it is dropped."""
 
-    def stumble(layer, event):
+    def stumble(event):
         raise IndexError("out of range")
 
     with Attacker(target.port) as attacker, Attacker(target.port) as other:
         other.ask()
-        with monkeypatch.context() as patch:
-            patch.setattr(HTTP3Layer, "handle_event", stumble)
-            attacker.frames([(0x0A, b"\0\1x"), (0x0A, b"\4\1x")])
-            assert attacker.closes() == ErrorCode.H3_INTERNAL_ERROR
+        monkeypatch.setattr(target.connection_of(attacker)._http, "handle_event", stumble)
+        attacker.frames([(0x0A, b"\x04\1x"), (0x0A, b"\x08\1x")])
+        assert attacker.closes() == ErrorCode.H3_INTERNAL_ERROR
         assert b"hello" in other.ask(stream_id=4)
     (told,) = target.lines.alarms()
     assert told.startswith("Closing the connection with ('127.0.0.1', ")
