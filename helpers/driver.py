@@ -34,7 +34,6 @@ IDLE_TIMEOUT_S = 7.0
 KEEP_ALIVE_AFTER_S = 2.0
 KEEP_ALIVE_CHECK_S = 1.0
 HANDSHAKE_TIMEOUT_S = 10.0  # however talkative the peer is
-LOAD_CHECK_BYTES = 16 * 1024  # how often it is looked at what the peer costs
 
 
 class State(Enum):
@@ -78,7 +77,7 @@ class QUICDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._keep_alive_timer: asyncio.TimerHandle | None = None
         self._received_at = self._begun_at = self._loop.time()
-        self._unchecked_bytes = 0
+        self._received_bytes = 0
 
     # ---- for the subclass
 
@@ -108,7 +107,9 @@ class QUICDriver:
             return
         try:
             self.quic.receive_datagram(data, address, now=now)
-            self._check_load(len(data))
+            self._received_bytes += len(data)
+            if self._received_bytes % flow_control.LOAD_CHECK_BYTES < len(data):
+                flow_control.limit_load(self.quic)
             self._process_events()
         except Exception:
             # Whatever a peer sends must not take the other connections down with it.
@@ -116,13 +117,6 @@ class QUICDriver:
             self.quic.close(error_code=ErrorCode.H3_INTERNAL_ERROR)
             self._look_for_the_end()  # what else has arrived may break it again
         self.transmit_soon()
-
-    def _check_load(self, size_bytes: int) -> None:
-        self._unchecked_bytes += size_bytes
-        if self._unchecked_bytes >= LOAD_CHECK_BYTES:
-            self._unchecked_bytes = 0
-            if (excess := flow_control.excess(self.quic)) is not None:
-                self.quic.close(ErrorCode.H3_EXCESSIVE_LOAD, reason_phrase=excess)
 
     def written(self) -> None:
         """Send what was just written at the end of this turn of the loop."""
@@ -157,7 +151,13 @@ class QUICDriver:
         if self._has_written:
             self._has_written = False
             flow_control.acknowledge_now(self.quic)
-        datagrams = self.quic.datagrams_to_send(now=self._loop.time())
+        try:
+            datagrams = self.quic.datagrams_to_send(now=self._loop.time())
+        except Exception:
+            # No timer would ever end it.
+            logger.exception("Giving up a connection: its packets cannot be built")
+            self.abandon("its packets could not be built")
+            return 0
         for data, address in datagrams:
             self._send(data, address)
         self._arm_timer()

@@ -12,6 +12,8 @@ written for httpx2 catches what it always catches.
 from aioquic.h3.connection import ErrorCode as H3ErrorCode
 from aioquic.quic.packet import QuicErrorCode
 
+MAX_QUOTE_CHARACTERS = 200
+
 
 class UsageError(Exception):
     """This side's program did something that cannot work; the message names the remedy."""
@@ -99,6 +101,11 @@ class ConnectionLost(PeerError):
         self.code = code
         self.reason = reason
         self.transport = transport
+
+
+def in_one_line(text: str) -> str:
+    """Return what a peer said, or a complaint that quotes it, as it fits a packet and a log."""
+    return "".join(filter(str.isprintable, text))[:MAX_QUOTE_CHARACTERS]
 
 
 def describe_code(code: int, transport: bool = False) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 import httpx2
 from aioquic.h3.connection import ErrorCode
 
-from helpers.errors import BodyTooLarge, ContentLengthError, UsageError
+from helpers.errors import BodyTooLarge, ContentLengthError, UsageError, in_one_line
 from helpers.fields import NAME, Fields, Headers, encode_fields
 from helpers.halves import Half
 from helpers.stream import HTTP3Stream
@@ -51,11 +51,11 @@ class Request:
         pseudo = {name: value for name, value in fields if name.startswith(b":")}
         target, _, query = pseudo.get(b":path", b"").partition(b"?")
         if not NAME.fullmatch(pseudo[b":method"].lower()) or b":scheme" not in pseudo:
-            raise ValueError(f"{pseudo} names no method or no scheme")
+            raise ValueError(in_one_line(f"{pseudo} names no method or no scheme"))
         self.method = pseudo[b":method"].decode("ascii")
         self.path = unquote_to_bytes(target).decode("utf-8")
         if not self.path.startswith("/") or "\0" in self.path:
-            raise ValueError(f"{target!r} is no path")
+            raise ValueError(in_one_line(f"{target!r} is no path"))
         self.query = httpx2.QueryParams(query.decode("utf-8"))
         self.headers = httpx2.Headers([field for field in fields if not field[0].startswith(b":")])
         if b":authority" in pseudo and "host" not in self.headers:

@@ -31,7 +31,7 @@ from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch, ExtensionType
 from cryptography.x509 import Certificate
 
-from helpers.errors import HeaderTooLarge
+from helpers.errors import HeaderTooLarge, in_one_line
 from helpers.fields import Fields, section_bytes
 
 AIOQUIC_VERSION = "1.7.2"
@@ -55,6 +55,7 @@ MAX_STREAM_DATA_FRAME_BYTES = 1 + 8 + 8
 # are lost, a window has some 200.
 MAX_WAITING_PIECES = 1000
 MAX_UNACKNOWLEDGED_PACKETS = 50_000  # 36 MB of them
+LOAD_CHECK_BYTES = 16 * 1024  # after each so many, what a peer costs is looked at
 # How far a handshake may run ahead of a gap: with aioquic's 512 KiB a stranger's one datagram costs
 # 630 KB (aioquic 1.7.2 quic/connection.py 2006).
 quic_connection.MAX_PENDING_CRYPTO = 64 * 1024
@@ -147,11 +148,21 @@ def close_event(quic: QuicConnection) -> ConnectionTerminated | None:
     aioquic's public event comes when the draining period is over (RFC 9000 section 10.2), three
     probe timeouts later; a handler should know at once.
     """
-    return quic._close_event  # aioquic 1.7.2 quic/connection.py 295
+    event = quic._close_event  # aioquic 1.7.2 quic/connection.py 295
+    if event is not None:
+        # aioquic quotes what it complains of; a reason longer than one packet would never leave.
+        event.reason_phrase = in_one_line(event.reason_phrase)
+    return event
 
 
-def excess(quic: QuicConnection) -> str | None:
-    """Return what the peer does that costs more than it may, None where nothing does."""
+def limit_load(quic: QuicConnection) -> None:
+    """Close the connection where its peer costs more than it may (H3_EXCESSIVE_LOAD)."""
+    excess = _excess(quic)
+    if excess is not None:
+        quic.close(h3.ErrorCode.H3_EXCESSIVE_LOAD, reason_phrase=excess)
+
+
+def _excess(quic: QuicConnection) -> str | None:
     # aioquic 1.7.2 quic/stream.py 38, quic/recovery.py 75
     for stream in (*quic._streams.values(), *quic._crypto_streams.values()):
         if len(stream.receiver._ranges) > MAX_WAITING_PIECES:

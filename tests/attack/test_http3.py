@@ -173,6 +173,26 @@ def test_a_malformed_request_is_an_error_of_its_message(target, fields):
         assert attacker.closes() == ErrorCode.H3_MESSAGE_ERROR
 
 
+@pytest.mark.parametrize("size_bytes", [2_000, 20_000, 60_000])
+def test_a_complaint_fits_one_packet_and_one_line(target, size_bytes):
+    """aioquic quotes the name, and its CONNECTION_CLOSE could not leave."""
+    with Attacker(target.port) as attacker:
+        attacker.write(0, headers([*GET, (b"X" * size_bytes, b"1")]), fin=True)
+        assert attacker.closes() == ErrorCode.H3_MESSAGE_ERROR
+    assert attacker.reason == "Header b'" + "X" * 191
+
+
+def test_what_a_client_says_as_it_leaves_is_one_line(target):
+    with Attacker(target.port) as attacker:
+        attacker.ask()
+        attacker.quic.close(0x10C, reason_phrase="\x1b[2J\nroot: " + "x" * 800)
+        attacker.flush()
+    target.comes_to_hold(target.before)
+    (line,) = [line for line in target.lines.texts() if "root" in line]
+    assert line.startswith("Connection over: The connection ended with H3_REQUEST_CANCELLED")
+    assert line.endswith("[2Jroot: " + "x" * 191 + ".")
+
+
 @pytest.mark.parametrize("trailer", [(b":path", b"/"), (b"X-Case", b"1"), (b"x", b"a\nb")])
 def test_malformed_trailers_are_an_error_of_their_message(target, trailer):
     with Attacker(target.port) as attacker:

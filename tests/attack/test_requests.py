@@ -132,3 +132,18 @@ def test_what_breaks_aioquic_all_the_same_ends_its_own_connection_alone(target, 
     (told,) = target.lines.alarms()
     assert told.startswith("Closing the connection with ('127.0.0.1', ")
     target.lines.records.clear()
+
+
+def test_a_connection_whose_packets_cannot_be_built_is_given_up(target, monkeypatch):
+    def stumble(now):
+        raise AssertionError("Packet is too large")
+
+    with Attacker(target.port) as attacker:
+        ours = target.connection_of(attacker)
+        monkeypatch.setattr(ours.quic, "datagrams_to_send", stumble)
+        attacker.write(4, request(), fin=True)
+        attacker.until(lambda: ours.lost is not None)
+    (told,) = target.lines.alarms()
+    assert told == "Giving up a connection: its packets cannot be built"
+    assert ours not in target.connections
+    target.lines.records.clear()
