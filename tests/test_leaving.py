@@ -23,7 +23,7 @@ from helpers.connection import HTTP3Connection
 from helpers.errors import ClientDisconnected, PeerError
 from helpers.server import Server
 from helpers.stream import HTTP3Stream
-from tests.peers import Peer, has_settled
+from tests.peers import Peer
 
 # The house says 0.2 s; a busy machine gets five times that.
 AT_ONCE_S = 1.0
@@ -526,7 +526,7 @@ async def test_1000_abandoned_requests_leave_nothing(server, credentials, depart
         response.break_off()
 
     transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
-    async with httpx2.AsyncClient(transport=transport) as client:
+    async with httpx2.AsyncClient(transport=transport, timeout=20) as client:
         await client.get(server.url("/hello"))
         before = await settled(lambda: what_is_held(loops))
         ways = itertools.islice(itertools.cycle(WAYS), ABANDONED)
@@ -541,11 +541,13 @@ async def test_1000_abandoned_requests_leave_nothing(server, credentials, depart
 
 
 async def settled(look):
-    """Return what `look` sees once that has been the same for `QUIET_S`."""
-    quiet = has_settled(look, QUIET_S)
-    while not quiet():  # noqa: ASYNC110 - that nothing happens any more is no event
+    """Return what `look` sees once it has seen the same for `QUIET_S`."""
+    seen, since = look(), time.monotonic()
+    while time.monotonic() - since < QUIET_S:
         await asyncio.sleep(0.1)
-    return look()
+        if (now := look()) != seen:
+            seen, since = now, time.monotonic()
+    return seen
 
 
 async def comes_to(expected, look, timeout_s=15.0):
