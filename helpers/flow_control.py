@@ -38,6 +38,8 @@ AIOQUIC_VERSION = "1.7.2"
 
 # How far a peer may send ahead of what the application has read, per stream.
 STREAM_WINDOW_BYTES = 512 * 1024
+# HTTP/3 has three of them (RFC 9114 section 6.2); each may hold a window, for nobody.
+MAX_UNIDIRECTIONAL_STREAMS = 16
 # The same for the whole connection at its start. aioquic raises it with what arrives; the stream
 # windows bound the memory, so one stalled stream never holds up its siblings.
 CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
@@ -71,6 +73,9 @@ class FlowControl:
     def __init__(self, quic: QuicConnection, unread_bytes: Callable[[int], int]) -> None:
         self._quic = quic
         self._unread_bytes = unread_bytes
+        # aioquic 1.7.2 quic/connection.py 333
+        limit = quic._local_max_streams_uni
+        limit.value = limit.sent = MAX_UNIDIRECTIONAL_STREAMS
         # aioquic 1.7.2 quic/connection.py 4229: called for each stream as a packet is written, it
         # doubles max_stream_data_local and writes the frame. Ours replaces both.
         quic._write_stream_limits = self._write_stream_limits

@@ -111,6 +111,7 @@ REFUSED = {
     "a status in words": ([header(status=b"fine"), FIN], "H3_MESSAGE_ERROR"),
     "status 101": ([header(status=b"101"), FIN], "H3_MESSAGE_ERROR"),
     "an upper-case name": ([header((b"X-Case", b"1")), FIN], "H3_MESSAGE_ERROR"),
+    "a name longer than a packet": ([headers([(b"X" * 20_000, b"1")]), FIN], "H3_MESSAGE_ERROR"),
     "a line break": ([header((b"x", b"a\r\nb")), FIN], "H3_MESSAGE_ERROR"),
     "a status among the trailers": ([OK, data(b"x"), OK, FIN], "H3_MESSAGE_ERROR"),
     "an interim response alone": ([EARLY, FIN], "H3_MESSAGE_ERROR"),

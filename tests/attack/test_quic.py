@@ -24,6 +24,11 @@ def piece(stream_id, offset, content=b"x"):
 BROKEN = {
     "a stream above the limit": (STREAM, piece(4 * 200, 0), QuicErrorCode.STREAM_LIMIT_ERROR),
     "a stream far above it": (STREAM, piece(4 * 2**50, 0), QuicErrorCode.STREAM_LIMIT_ERROR),
+    "a stream for nobody too many": (
+        STREAM,
+        piece(2 + 4 * flow_control.MAX_UNIDIRECTIONAL_STREAMS, 0),
+        QuicErrorCode.STREAM_LIMIT_ERROR,
+    ),
     "the server's own stream": (STREAM, piece(1, 0), QuicErrorCode.STREAM_STATE_ERROR),
     "the server's stream in one direction": (
         STREAM,
