@@ -156,7 +156,7 @@ class QUICDriver:
         except Exception:
             # No timer would ever end it.
             logger.exception("Giving up a connection: its packets cannot be built")
-            self.abandon("its packets could not be built")
+            self._end(ConnectionLost(None, "its packets could not be built"))
             return 0
         for data, address in datagrams:
             self._send(data, address)
@@ -271,7 +271,12 @@ class QUICDriver:
         self.transmit()
 
     def abandon(self, reason: str) -> None:
-        """Give the connection up without a word, where the other end is gone or was told."""
+        """Give the connection up, where the other end is gone or has been told.
+
+        What it still has to say leaves first: whoever hears that a handshake failed gives up at
+        once, and the CONNECTION_CLOSE with the reason may not have left by then.
+        """
+        self.transmit()
         self._end(ConnectionLost(None, reason))
 
     def _end(self, reason: ConnectionLost) -> None:

@@ -4,6 +4,7 @@ Every case runs over both transports. Messages are compared in full: learners re
 """
 
 import asyncio
+import logging
 import socket
 import threading
 import time
@@ -248,6 +249,21 @@ def test_a_ca_that_is_not_trusted(side, server):
     )
     assert failed.seconds < HANDSHAKE_S
     assert isinstance(failed.cause, ConnectionLost)
+
+
+def test_a_server_hears_that_its_certificate_was_refused(side, server, caplog):
+    """Or it would keep the half-open connection for its idle timeout."""
+    caplog.set_level(logging.INFO, "helpers.server")
+    failure(httpx2.ConnectError, side, server.url("/"))
+    deadline = time.monotonic() + driver.IDLE_TIMEOUT_S / 2
+    while not (heard := [r.message for r in caplog.records if r.name == "helpers.server"]):
+        assert time.monotonic() < deadline, "the server still waits"
+        time.sleep(0.01)
+    assert heard == [
+        "Connection over: The connection ended with TLS alert 42 (0x12a): "
+        "unable to get local issuer certificate."
+    ]
+    assert server._listener.connections == []
 
 
 def test_another_ca_is_no_better_than_none(side, server, tmp_path):
