@@ -56,6 +56,8 @@ class Handlers:
         self.errors: list[BaseException] = []
         self.running: set[asyncio.Task[None]] = set()
         self.refusing = False
+        # By task, until it has ended and its frames can be cleared.
+        self._failures: dict[asyncio.Task[None], BaseException] = {}
 
     def add(self, route: Route) -> None:
         """Register a route; a second one for the same path replaces the first.
@@ -80,8 +82,14 @@ class Handlers:
             return
         task = asyncio.get_running_loop().create_task(self._answer(connection, stream, fields))
         self.running.add(task)
-        task.add_done_callback(self.running.discard)
+        task.add_done_callback(self._ended)
         stream.on_abandoned = task.cancel
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self.running.discard(task)
+        error = self._failures.pop(task, None)
+        if error is not None:
+            _clear_frames(error)
 
     async def _answer(
         self, connection: HTTP3Connection, stream: HTTP3Stream, fields: Fields
@@ -137,8 +145,9 @@ class Handlers:
             logger.info("413: %s", error)
         else:
             logger.error("%s %s: the handler raised", request.method, request.path, exc_info=error)
-        self.errors.append(_without_locals(error))
+        self.errors.append(error)
         del self.errors[:-MAX_ERRORS]
+        self._failures[asyncio.current_task()] = error
         if response.header_sent:
             response.break_off()
             return
@@ -151,16 +160,22 @@ class Handlers:
             )
 
 
-def _without_locals(error: BaseException) -> BaseException:
-    """Return an error whose traceback still says where, but keeps no request or body alive."""
-    if error.__traceback__ is not None:
-        # The outermost frame is that of `_answer`, which still runs and cannot be cleared.
-        error.__traceback__ = error.__traceback__.tb_next
-    chain: BaseException | None = error
-    while chain is not None:
-        traceback.clear_frames(chain.__traceback__)
-        chain = chain.__cause__ or chain.__context__
-    return error
+def _clear_frames(error: BaseException) -> None:
+    """Let an error say where it was raised, but keep no request or body alive.
+
+    Only once its task has ended: a frame that runs cannot be cleared, and each of the others
+    refers to the one that called it. What a nested function closes over stays with its frame.
+    """
+    found, seen = [error], set()
+    while found:
+        one = found.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        found += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            found += one.exceptions
 
 
 async def _refuse(
