@@ -11,8 +11,7 @@ from typing import Protocol
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HELPERS = sorted((ROOT / "helpers").glob("*.py"))
-ROOMS = [path for path in HELPERS if path.name != "__init__.py"]
+ROOMS = sorted(path for path in (ROOT / "helpers").glob("*.py") if path.name != "__init__.py")
 
 # From the ground up; the rooms of one floor do not import each other.
 FLOORS = [
@@ -176,10 +175,3 @@ def public_things(module):
 
 def is_method(value):
     return inspect.isroutine(value) or isinstance(value, property)
-
-
-@pytest.mark.parametrize("path", HELPERS, ids=lambda path: path.stem)
-def test_a_module_can_be_read_in_one_sitting(path):
-    # All that depends on aioquic's inside has to stand in one file, so that one may be longer.
-    most = 330 if path.stem == "flow_control" else 300
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= most
