@@ -127,8 +127,6 @@ class Target:
 def under_attack(credentials, **settings):
     """A target, also for what its loggers say; at the end nothing of the attacks is left."""
     target = Target(credentials)
-    for name, value in settings.items():
-        setattr(target.server._configuration, name, value)
     loggers = [logging.getLogger(name) for name in ("", "helpers")]
     levels = [logger.level for logger in loggers]
     loggers[0].addHandler(target.lines)
@@ -138,6 +136,9 @@ def under_attack(credentials, **settings):
             for _ in range(3):  # until its connection has all of its IDs
                 target.serves()
             (good,) = target.connections
+            # For those who come from now on: the good client may have to wait for the processor.
+            for name, value in settings.items():
+                setattr(target.server._configuration, name, value)
             target.before = target.held() | {"timers": 2}  # QUIC's and the keep-alive's
             yield target
             after = target.comes_to_hold(target.before)
