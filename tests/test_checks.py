@@ -437,10 +437,6 @@ async def spins(request, response):
         pass
 
 
-async def sleeps_long(request, response):
-    time.sleep(5)  # noqa: ASYNC251 - the mistake
-
-
 async def floods(request, response):
     while True:
         await response.write(b"x" * 1000)
@@ -467,10 +463,12 @@ def test_a_handler_that_does_not_end_is_ended(answer, cause, impatient, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_slowest_verdict_comes_within_five_seconds(capfd, caplog):
-    started = time.monotonic()
+def test_a_verdict_does_not_wait_for_what_it_cannot_end(capfd, caplog, impatient):
+    async def sleeps_long(request, response):
+        time.sleep(4)  # noqa: ASYNC251 - the mistake
+
     verdict = check_pairs(sleeps_long)
-    assert time.monotonic() - started < 5
+    assert any(thread.name == "http3-server" for thread in threading.enumerate())
     assert "The handler blocks the server's loop" in text(verdict, State.WRONG)
     while any(thread.name == "http3-server" for thread in threading.enumerate()):
         time.sleep(0.05)  # until the call returns that nothing can interrupt
