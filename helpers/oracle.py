@@ -33,7 +33,7 @@ from helpers.wire import WireLog
 
 BEAT_S = 0.02
 LIMIT_S = 2.5
-"""For handler and reader together, on a machine that is idle; ending both takes 2 s more at most."""
+"""For handler and reader together, where the machine is idle; ending both takes 2 s at most."""
 # A reader that is ended later than its client gives up would be taken for one that got an error.
 READ_TIMEOUT_S = 60.0
 # No exercise asks for so much, and a slow machine too has sent it in time.
