@@ -85,7 +85,7 @@ def test_each_make_target_exists():
 def test_each_module_that_is_run_exists():
     named = {match[1] for line in COMMANDS if (match := re.search(r"python -m ([\w.]+)", line))}
     assert {"helpers", "tests.bench", "tests.picture"} <= named
-    for name in named:
+    for name in named - {"pip"}:  # an environment that uv made has none
         spec = importlib.util.find_spec(name)
         assert spec, name
         assert not spec.submodule_search_locations or importlib.util.find_spec(f"{name}.__main__")
