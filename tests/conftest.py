@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import threading
 import time
 import weakref
@@ -108,6 +109,15 @@ class _AsyncioErrors(logging.Handler):
 
     def emit(self, record):
         self.messages.append(logging.Formatter().format(record))
+
+
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts this process, and the programs that the test starts."""
+    # Where a script started the tests in the background, SIGINT is ignored, also by children.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
 
 
 @pytest.fixture(scope="session")

@@ -24,14 +24,6 @@ def background():
     background.stop()
 
 
-@pytest.fixture
-def interruptible():
-    """A process that a script started in the background ignores SIGINT: not during this test."""
-    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, earlier)
-
-
 def interrupt_main_thread():
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)

@@ -33,7 +33,7 @@ def test_the_smallest_row_runs_end_to_end(tmp_path, capsys):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, SIGINT cannot be sent to one process")
-def test_an_interrupt_ends_every_process(tmp_path):
+def test_an_interrupt_ends_every_process(tmp_path, interruptible):
     command = [sys.executable, "-m", "tests.bench", "stalled", "--side", "ours"]
     bench = subprocess.Popen([*command, "--folder", tmp_path], stderr=subprocess.PIPE)
     try:

@@ -485,7 +485,7 @@ def test_a_reader_that_does_not_end_is_ended(impatient):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a program cannot interrupt itself there")
-def test_a_check_can_be_interrupted():
+def test_a_check_can_be_interrupted(interruptible):
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):

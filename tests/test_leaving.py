@@ -365,7 +365,7 @@ INTERRUPTED = {
 
 @pytest.mark.parametrize("cell", INTERRUPTED)
 def test_an_interrupted_cell_stops_its_stream_and_the_next_one_works(
-    server, client, departures, cell
+    server, client, departures, interruptible, cell
 ):
     run, path = INTERRUPTED[cell]
     stream_id_before = client.get(server.url("/hello")).extensions["stream_id"]
@@ -380,7 +380,7 @@ def test_an_interrupted_cell_stops_its_stream_and_the_next_one_works(
     assert response.extensions["stream_id"] == seen.stream_id + 4  # on the same connection
 
 
-def test_an_interrupted_handshake_leaves_nothing(client):
+def test_an_interrupted_handshake_leaves_nothing(client, interruptible):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         with interrupted():

@@ -20,13 +20,11 @@ WAIT_S = 10.0
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, interruptible):
     """Starts a program whose warnings are errors and whose temporary files go to tmp_path."""
     processes = []
     # With it, lines that are not flushed would leave all the same.
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
-    # A process that a script started in the background ignores SIGINT, and so would its children.
-    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start(*arguments):
         processes.append(
@@ -46,7 +44,6 @@ def run(tmp_path):
     for process in processes:
         process.kill()
         process.communicate()
-    signal.signal(signal.SIGINT, earlier)
 
 
 @pytest.mark.parametrize("program", ["buffered", "takeover"])

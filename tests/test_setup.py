@@ -149,7 +149,7 @@ def test_a_failed_update_keeps_what_was_there(checkout):
     assert checkout.venv.exists()
 
 
-def test_an_interrupted_set_up_leaves_nothing(checkout, tmp_path):
+def test_an_interrupted_set_up_leaves_nothing(checkout, tmp_path, interruptible):
     installing = tmp_path / "installing"
     os.mkfifo(installing)
     checkout.add_python()

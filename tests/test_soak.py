@@ -81,7 +81,7 @@ def test_bodies_differ_where_a_byte_is_lost_doubled_or_moved():
         body.check(body.data[1:10], whole=False)
 
 
-def test_ctrl_c_ends_it_and_all_its_clients():
+def test_ctrl_c_ends_it_and_all_its_clients(interruptible):
     with subprocess.Popen(
         [sys.executable, "-m", "tests.soak", "60"],
         cwd=ROOT,

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,24 @@ import pytest
 pytest.importorskip("a_module_that_nobody_has", reason="package is missing")
 """
 
+INTERRUPT = """
+import signal, subprocess, sys
+import pytest
+
+INTERRUPT_ITSELF = "import signal; signal.raise_signal(signal.SIGINT)"
+
+def test_this_process(interruptible):
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+def test_a_child(interruptible):
+    child = subprocess.run([sys.executable, "-c", INTERRUPT_ITSELF], capture_output=True)
+    assert child.returncode != 0
+
+def test_afterwards_as_before():
+    signal.raise_signal(signal.SIGINT)
+"""
+
 
 def run_pytest(folder, source, *options):
     """What pytest prints about `source` with the conftest.py of these tests, and its exit code."""
@@ -92,6 +111,17 @@ def test_a_skipped_file_fails_where_nothing_may_be_skipped(tmp_path):
     output, code = run_pytest(tmp_path, SKIPPED_FILE, "--no-skips")
     assert code == 2
     assert "package is missing (--no-skips" in output
+
+
+def test_where_interrupts_are_ignored_a_test_can_still_have_them(tmp_path):
+    # As in what a script starts in the background.
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        output, code = run_pytest(tmp_path, INTERRUPT)
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    assert code == 0, output
+    assert "3 passed" in output
 
 
 def test_elsewhere_a_skip_is_a_skip(tmp_path):
