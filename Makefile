@@ -10,7 +10,8 @@ SOAK_SECONDS = 600
 help:
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make test       check everything: lint, tests, and each notebook's stored outputs"
-	@echo "make notebooks  run the notebooks and store the outputs that have changed"
+	@echo "make notebooks  for authors: write the notebooks from their solutions, run them, and store"
+	@echo "                the outputs that have changed; refuses to lose a learner's answers"
 	@echo "make bench      measure against other HTTP/3 servers and clients (ROW=... for one row)"
 	@echo "make soak       stream for SOAK_SECONDS=$(SOAK_SECONDS) and watch memory and tasks"
 	@echo "make clean      remove .venv and what the other commands leave"
@@ -27,14 +28,15 @@ lab: .venv/.ready
 # ARGS are for pytest, for example ARGS="-k flush". On more cores, after installing pytest-xdist,
 # ARGS="-n 2 --dist loadfile" runs files side by side.
 test: .venv/.ready
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check helpers tests
+	@$(BIN)/ruff format --check helpers tests
 	@$(BIN)/python -m pytest --nbval $(ARGS) tests notebooks
 
-# The learners' notebooks come from the solutions first. ARGS=--all stores all outputs anew.
+# The learners' notebooks come from the solutions first, unless that would lose what a learner wrote:
+# ARGS=--overwrite loses it. ARGS=--all stores all outputs anew. Unlisted notebooks are left alone.
 notebooks: .venv/.ready
-	@$(BIN)/python -m tests.exercises
-	@$(BIN)/python -m tests.refresh $(KERNELS) $(ARGS)
+	@$(BIN)/python -m tests.exercises $(filter --overwrite,$(ARGS))
+	@$(BIN)/python -m tests.refresh $(KERNELS) $(filter-out --overwrite,$(ARGS))
 
 bench: .venv/.ready
 	@$(BIN)/python -m tests.bench $(ROW) $(ARGS)

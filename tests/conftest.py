@@ -23,13 +23,6 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.suffix == ".ipynb":
-            # nbval bounds each cell by itself and says which one: its 60 s have to come first.
-            item.add_marker(pytest.mark.timeout(90))
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item):
     report = yield

@@ -5,19 +5,28 @@ and a code cell with it shows the lines in its metadata under `stub` instead. Ev
 the same cell, whose links out of the folder have one step less to go.
 """
 
+import argparse
 import copy
-from pathlib import Path
+import sys
 
 import nbformat
+from nbformat.reader import NotJSONError
 
-LEARNERS = Path(__file__).parent.parent / "notebooks"
-SOLUTIONS = LEARNERS / "solutions"
+from tests import shipped
+
 TAG = "solution"
 
 
-def for_learners(solved):
-    """The learner's notebook, not run yet, that belongs to a notebook with solutions."""
+def for_learners(solved, keep_outputs=False):
+    """The learner's notebook, not run yet, that belongs to a notebook with solutions.
+
+    `keep_outputs` leaves those of the cells above the first solution, which no solution changes.
+    """
     notebook = copy.deepcopy(solved)
+    for cell in notebook.cells:
+        keep_outputs = keep_outputs and not _is_solution(cell)
+        if cell.cell_type == "code" and not keep_outputs:
+            cell.outputs, cell.execution_count = [], None
     notebook.cells = [_for_learners(cell) for cell in notebook.cells if not _is_dropped(cell)]
     return notebook
 
@@ -36,9 +45,7 @@ def _for_learners(cell):
         cell.metadata.tags.remove(TAG)
         if not cell.metadata.tags:
             del cell.metadata["tags"]
-    if cell.cell_type == "code":
-        cell.outputs, cell.execution_count = [], None
-    else:
+    if cell.cell_type != "code":
         cell.source = cell.source.replace("](../../", "](../")
     return cell
 
@@ -59,34 +66,80 @@ def read(path):
     return nbformat.read(path, as_version=4)
 
 
+def _solved(name):
+    return read(shipped.FOLDER / shipped.SOLUTIONS / name)
+
+
+def _stored(name):
+    """The learners' notebook as it is now, or None: it may be half a merge."""
+    try:
+        return read(shipped.FOLDER / name)
+    except (FileNotFoundError, UnicodeDecodeError, NotJSONError, nbformat.ValidationError):
+        return None
+
+
+def edition(name):
+    """The learners' notebook as it ships, whatever its learner has made of it."""
+    return (
+        read(shipped.FOLDER / name) if shipped.is_as_shipped(name) else for_learners(_solved(name))
+    )
+
+
 def drifted():
     """The names of the learners' notebooks that are not what their solutions give, and why."""
-    for path in sorted(SOLUTIONS.glob("*.ipynb")):
-        learners = LEARNERS / path.name
-        if not learners.exists():
-            yield path.name, "is missing"
-        elif without_outputs(read(learners)) != without_outputs(for_learners(read(path))):
-            yield path.name, "differs from what its solutions give"
-    for path in sorted(LEARNERS.glob("*.ipynb")):
-        if not (SOLUTIONS / path.name).exists():
-            yield path.name, "has no notebook with solutions"
+    for name in shipped.learners():
+        stored = _stored(name)
+        if not (shipped.FOLDER / shipped.SOLUTIONS / name).exists():
+            yield name, "has no notebook with solutions"
+        elif stored is None:
+            yield name, "is missing, or is no notebook"
+        elif without_outputs(stored) != without_outputs(for_learners(_solved(name))):
+            yield name, "differs from what its solutions give"
 
 
-def main():
+def held():
+    """The learners' notebooks that hold more than outputs of their own: writing would lose it."""
+    for name in shipped.learners():
+        if (shipped.FOLDER / name).exists() and not shipped.is_as_shipped(name):
+            stored = _stored(name)
+            if stored is None or _texts(stored) != _texts(for_learners(_solved(name))):
+                yield name
+
+
+def _texts(notebook):
+    """What a person writes in a notebook: the cells' kinds, texts and pasted pictures, in order."""
+    return [(cell.cell_type, cell.source, cell.get("attachments", {})) for cell in notebook.cells]
+
+
+def main(arguments=()):
     """Write what drifted; the outputs of cells that stay the same are kept."""
-    for name, _ in list(drifted()):
-        if not (SOLUTIONS / name).exists():
+    parser = argparse.ArgumentParser(prog="python -m tests.exercises")
+    parser.add_argument("--overwrite", action="store_true", help="also what holds a learner's work")
+    options = parser.parse_args(arguments)
+    drift = list(drifted())
+    if not options.overwrite and (theirs := list(held())):
+        raise SystemExit(
+            "\n".join(f"notebooks/{name} holds answers or other changes." for name in theirs)
+            + "\nNothing was written. To keep them, give the notebook another name first;"
+            " to lose them: make notebooks ARGS=--overwrite"
+        )
+    for name, _ in drift:
+        if not (shipped.FOLDER / shipped.SOLUTIONS / name).exists():
             raise SystemExit(f"notebooks/{name} has no notebooks/solutions/{name} to come from.")
-        notebook = for_learners(read(SOLUTIONS / name))
-        if (LEARNERS / name).exists():
-            stored = {cell.id: cell for cell in read(LEARNERS / name).cells}
-            for cell in notebook.cells:
-                old = stored.get(cell.id)
-                if old and cell.cell_type == "code" and cell.source == old.source:
-                    cell.outputs, cell.execution_count = old.outputs, old.execution_count
-        nbformat.write(notebook, LEARNERS / name)
+        notebook = for_learners(_solved(name))
+        if stored := _stored(name):
+            _keep_outputs(stored, notebook)
+        nbformat.write(notebook, shipped.FOLDER / name)
         print(f"notebooks/{name}: written from its solutions")
 
 
+def _keep_outputs(stored, notebook):
+    cells = {cell.get("id"): cell for cell in stored.cells}
+    for cell in notebook.cells:
+        old = cells.get(cell.id)
+        if old and cell.cell_type == "code" and cell.source == old.source:
+            cell.outputs, cell.execution_count = old.outputs, old.execution_count
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,8 +1,9 @@
 """Runs the notebooks and stores their outputs: `python -m tests.refresh [--all] [OPTION ...]`.
 
-The options are for nbconvert. An output that nbval takes for the same as the stored one stays as it
-was stored, so that a second run gives no diff, and a diff shows what has changed. Pictures are
-compared by the text that stands for them: with `--all` everything is stored anew.
+Only notebooks that ship are run; the options are for nbconvert. An output that nbval takes for the
+same as the stored one stays as it was stored, so that a second run gives no diff, and a diff shows
+what has changed. Pictures are compared by the text that stands for them: with `--all` everything is
+stored anew.
 """
 
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import nbformat
 from nbval.plugin import coalesce_streams, get_sanitize_patterns
+
+from tests import shipped
 
 ROOT = Path(__file__).parent.parent
 SANITIZE = get_sanitize_patterns((ROOT / "tests/nbval_sanitize.cfg").read_text(encoding="utf-8"))
@@ -73,9 +76,8 @@ def execute(paths, options):
 
 
 def main(options):
-    """Run every notebook; a failed run leaves the files as they were."""
-    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    paths += sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+    """Run every notebook that ships; a failed run leaves the files as they were."""
+    paths = [shipped.FOLDER / name for name in shipped.names()]
     before = {path: path.read_bytes() for path in paths}
     try:
         execute(paths, [option for option in options if option != "--all"])
@@ -90,7 +92,11 @@ def main(options):
             keep(nbformat.reads(before[path].decode(), as_version=4), fresh)
         nbformat.write(fresh, path)
         changed = path.read_bytes() != before[path]
-        print(f"{path.relative_to(ROOT)}: {'new outputs' if changed else 'as it was'}")
+        name = path.relative_to(shipped.FOLDER).as_posix()
+        print(f"notebooks/{name}: {'new outputs' if changed else 'as it was'}")
+    shipped.record()
+    for name in shipped.unlisted():
+        print(f"notebooks/{name}: left alone, for tests/{shipped.LIST.name} does not list it")
 
 
 if __name__ == "__main__":

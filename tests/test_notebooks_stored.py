@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import shipped
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
-NOTEBOOKS = sorted(
-    path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
-)
+NOTEBOOKS = [FOLDER / name for name in shipped.names() if shipped.is_as_shipped(name)]
 LINES_PER_CELL = 15
 MACHINE_PATH = r"/(home|Users|root|tmp|site-packages)/|[A-Z]:\\\\|File ~"
 
@@ -30,6 +30,14 @@ def code_cells(path):
 
 def tags(cell):
     return cell["metadata"].get("tags", [])
+
+
+def test_each_notebook_is_as_it_was_stored():
+    shipped.none_but_a_learners([f"notebooks/{name}" for name in shipped.changed()])
+
+
+def test_no_other_notebook_is_there():
+    shipped.none_but_a_learners([f"notebooks/{name}" for name in shipped.unlisted()])
 
 
 @each_notebook
@@ -63,7 +71,7 @@ def test_each_exemption_from_nbval_is_listed_with_its_reason():
         (name, cell_id, entry["tag"])
         for name, cells in listed.items()
         for cell_id, entry in cells.items()
-        if entry["reason"].strip()
+        if FOLDER / name in NOTEBOOKS and entry["reason"].strip()
     }
     found = {
         (path.relative_to(FOLDER).as_posix(), cell["id"], tag)

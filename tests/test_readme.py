@@ -3,7 +3,6 @@
 import asyncio
 import importlib.util
 import inspect
-import json
 import os
 import re
 import subprocess
@@ -19,7 +18,7 @@ from helpers.exchange import Flusher, Request, Response
 from helpers.server import Server
 from helpers.stream import HTTP3Stream
 from helpers.timeline import Timeline
-from tests import picture
+from tests import exercises, picture, shipped
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,7 +30,7 @@ LINES = [line.split("  #")[0].strip() for line in SHELL.splitlines()]
 COMMANDS = [*LINES, *re.findall(r"`([^`\n]+)`", PROSE)]
 LINK = re.compile(r"\]\(([^)]+)\)")
 LINKS = LINK.findall(PROSE)
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = shipped.learners()
 HOW_LONG = re.compile(
     r"^\*\*How long\*\*: (.+) minutes of reading and running, "
     r"and (.+?)(?: minutes)? for the exercises\.$",
@@ -66,10 +65,9 @@ def table(head):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def texts(path):
-    """The text cells of a notebook."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+def texts(name):
+    """The text cells of a learners' notebook."""
+    return [cell.source for cell in exercises.edition(name).cells if cell.cell_type == "markdown"]
 
 
 # ---- what it names exists
@@ -140,16 +138,16 @@ def test_the_notebooks_and_their_minutes_are_those_of_the_notebooks():
     for name, _, *times in table("notebook | what works at the end"):
         claimed[LINK.search(name)[1]] = tuple(time.removesuffix(" min") for time in times)
     said = {}
-    for path in NOTEBOOKS:
-        (said[f"notebooks/{path.name}"],) = HOW_LONG.findall("\n".join(texts(path)))
+    for name in NOTEBOOKS:
+        (said[f"notebooks/{name}"],) = HOW_LONG.findall("\n".join(texts(name)))
     assert claimed == said
 
 
 def test_the_names_in_the_notebooks_are_those_of_the_readme():
     ours = {(row[0], row[1]) for row in table("the article (Go)")}
     shown = set()
-    for path in NOTEBOOKS:
-        for text in texts(path):
+    for name in NOTEBOOKS:
+        for text in texts(name):
             if "\n| the article (Go) | here |" in text:
                 rows = re.findall(r"^\| (.+?) \| (.+?) \|$", text, re.MULTILINE)
                 shown.update(row for row in rows if row != ("the article (Go)", "here"))
@@ -159,8 +157,8 @@ def test_the_names_in_the_notebooks_are_those_of_the_readme():
 @pytest.mark.parametrize("row", table("notebook | stop at"), ids=lambda row: row[1])
 def test_each_place_to_stop_at_is_a_heading(row):
     number, place, _ = row
-    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
-    headings = re.findall(r"^#+ (.+)$", "\n".join(texts(path)), re.MULTILINE)
+    (name,) = (name for name in NOTEBOOKS if name.startswith(f"{number}_"))
+    headings = re.findall(r"^#+ (.+)$", "\n".join(texts(name)), re.MULTILINE)
     assert place.strip("*") in headings
 
 

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from tests import refresh
+from tests import refresh, shipped
 
 
 def notebook(*outputs, source="run()", count=1, tags=()):
@@ -84,9 +84,10 @@ def test_a_widget_is_left_out():
 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
-    monkeypatch.setattr(refresh, "ROOT", tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    path = tmp_path / "notebooks" / "01.ipynb"
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    monkeypatch.setattr(shipped, "LIST", tmp_path / "notebooks.sha256")
+    shipped.LIST.write_text("new  01.ipynb\n")
+    path = tmp_path / "01.ipynb"
     nbformat.write(notebook(printed("0.1 s\n")), path)
     return path
 
@@ -118,3 +119,24 @@ def test_a_run_that_fails_changes_nothing(stored, monkeypatch):
     with pytest.raises(OSError, match="no kernel"):
         refresh.main([])
     assert stored.read_bytes() == before
+
+
+def test_a_learners_own_notebooks_are_neither_run_nor_written(stored, monkeypatch, capsys):
+    for name in ["Untitled.ipynb", "01-Copy1.ipynb"]:
+        stored.with_name(name).write_text("the learner's")
+    run_gives("0.7 s\n", monkeypatch)
+    refresh.main(["--all"])
+    assert stored.with_name("Untitled.ipynb").read_text() == "the learner's"
+    assert stored.with_name("01-Copy1.ipynb").read_text() == "the learner's"
+    assert "notebooks/Untitled.ipynb: left alone" in capsys.readouterr().out
+
+
+def test_what_was_stored_is_what_ships(stored, monkeypatch):
+    assert not shipped.is_as_shipped("01.ipynb")
+    run_gives("0.7 s\n", monkeypatch)
+    refresh.main([])
+    assert shipped.is_as_shipped("01.ipynb")
+    stored.write_bytes(stored.read_bytes() + b"\n")
+    assert shipped.changed() == ["01.ipynb"]
+    stored.unlink()
+    assert shipped.changed() == ["01.ipynb"]

@@ -1,0 +1,72 @@
+"""What pytest collects in notebooks/: the notebooks that ship, and nothing of a learner's.
+
+Where a learner has changed one, what ships in its place comes from its solutions and is tested in
+its stead. A notebook that is named on the command line is tested as it stands, whoever wrote it.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbval.plugin import IPyNbFile
+
+from tests import exercises, shipped
+
+
+def pytest_configure(config):
+    # nbval takes the path in .pytest.ini for one below the caller's folder.
+    config.option.nbval_sanitize_with = str(shipped.ROOT / "tests" / "nbval_sanitize.cfg")
+
+
+def pytest_ignore_collect(collection_path):
+    if not collection_path.is_relative_to(shipped.FOLDER):
+        return None
+    name = collection_path.relative_to(shipped.FOLDER).as_posix()
+    ships = [*shipped.learners(), *filter(shipped.is_as_shipped, shipped.names())]
+    inside = name == "." or any(other.startswith(f"{name}/") for other in ships)
+    return None if inside or name in ships else True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path, parent):
+    collectors = yield
+    ours = file_path.suffix == ".ipynb" and file_path.is_relative_to(shipped.FOLDER)
+    if not (collectors and ours) or parent.session.isinitpath(file_path):
+        return collectors
+    name = file_path.relative_to(shipped.FOLDER).as_posix()
+    if name not in shipped.learners() or shipped.is_as_shipped(name):
+        return collectors
+    if not shipped.is_as_shipped(shipped.SOLUTIONS + name):
+        return []
+    path = _stand_in(name, parent.config)
+    nodeid = f"{parent.nodeid}/{name} as shipped"
+    return [IPyNbFile.from_parent(parent, path=path, name=name, nodeid=nodeid)]
+
+
+def _stand_in(name, config):
+    """Write the learners' edition into a folder like the checkout; return its path."""
+    folder = Path(tempfile.mkdtemp())
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    shutil.copytree(shipped.ROOT / "helpers", folder / "helpers")
+    path = folder / "notebooks" / name
+    path.parent.mkdir()
+    solved = exercises.read(shipped.FOLDER / shipped.SOLUTIONS / name)
+    nbformat.write(exercises.for_learners(solved, keep_outputs=True), path)
+    return path
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            # nbval bounds each cell by itself and says which one: its 60 s have to come first.
+            item.add_marker(pytest.mark.timeout(90))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.option.nbval:
+        for name in shipped.changed():
+            terminalreporter.write_line(
+                f"notebooks/{name} has been changed: it is yours, and not tested unless you name it"
+            )

@@ -1,0 +1,153 @@
+"""What pytest runs of notebooks/ in a learner's checkout, and from which folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from tests import exercises, shipped
+
+ROOT = Path(__file__).parent.parent
+COPIED = [
+    ".pytest.ini",
+    "helpers/errors.py",
+    "notebooks/conftest.py",
+    "tests/collected_notebooks.py",
+    "tests/conftest.py",
+    "tests/exercises.py",
+    "tests/nbval_sanitize.cfg",
+    "tests/shipped.py",
+]
+NEEDS_HELPERS = "from pathlib import Path\nassert (Path.cwd().parent / 'helpers').is_dir()"
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A small project with one notebook, whose output is a time that differs from run to run."""
+    root = tmp_path / "Übung ß 日本 1"
+    for name in COPIED:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    monkeypatch.setattr(shipped, "FOLDER", root / "notebooks")
+    monkeypatch.setattr(shipped, "LIST", root / "tests" / "notebooks.sha256")
+    shipped.LIST.write_text("new  01.ipynb\nnew  solutions/01.ipynb\n")
+    timed = new_code_cell("import time\nprint(f'{time.monotonic():.6f} s')", execution_count=1)
+    timed.outputs = [new_output("stream", text="0.5 s\n")]
+    exercise = new_code_cell("answer = 42", execution_count=2)
+    exercise.metadata.update({"tags": ["solution"], "stub": [NEEDS_HELPERS]})
+    (root / "notebooks" / "solutions").mkdir()
+    nbformat.write(new_notebook(cells=[timed, exercise]), root / "notebooks/solutions/01.ipynb")
+    exercises.main()
+    shipped.record()
+    return root
+
+
+def run_pytest(folder, *arguments, **variables):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    process = subprocess.run(
+        [*command, "--nbval", "--color=no", *arguments],
+        cwd=folder,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    return process.returncode, process.stdout
+
+
+def collected(root, *arguments):
+    code, output = run_pytest(root, "--collect-only", "-q", *arguments or ["notebooks"])
+    assert code == 0, output
+    return sorted(set(re.findall(r"^(\S.*)::", output, re.MULTILINE))), output
+
+
+def answer(path):
+    changed = exercises.read(path)
+    changed.cells[-1].source = "raise ValueError('my answer')"
+    nbformat.write(changed, path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "named"),
+    [(".", "notebooks/solutions/01.ipynb"), ("notebooks", "solutions/01.ipynb")],
+)
+def test_a_notebook_is_tested_from_within_the_checkout(checkout, folder, named):
+    code, output = run_pytest(checkout / folder, named)
+    assert code == 0, output
+    assert "2 passed" in output
+
+
+def test_a_notebook_is_tested_from_any_folder(checkout, tmp_path):
+    code, output = run_pytest(tmp_path, checkout / "notebooks" / "solutions" / "01.ipynb")
+    assert code == 0, output
+    assert "2 passed" in output
+
+
+def test_of_a_learners_folder_only_what_ships_is_collected(checkout):
+    folder = checkout / "notebooks"
+    for name in ["Untitled.ipynb", "01-Copy1.ipynb", "solutions/01-Copy1.ipynb", "test_mine.py"]:
+        (folder / name).write_text("no notebook, and no program")
+    (folder / "Untitled Folder").mkdir()
+    (folder / "Untitled Folder" / "test_mine.py").write_text("no program")
+    (checkout / "tests" / "test_ours.py").write_text("def test_ours():\n    pass\n")
+    names, _ = collected(checkout, "tests", "notebooks")
+    assert names == ["notebooks/01.ipynb", "notebooks/solutions/01.ipynb", "tests/test_ours.py"]
+
+
+def test_in_place_of_a_changed_notebook_what_ships_is_tested(checkout):
+    answer(checkout / "notebooks" / "01.ipynb")
+    names, output = collected(checkout)
+    assert names == ["notebooks/01.ipynb as shipped", "notebooks/solutions/01.ipynb"]
+    assert "notebooks/01.ipynb has been changed: it is yours, and not tested" in output
+    code, output = run_pytest(checkout, "notebooks")
+    assert code == 0, output
+    assert "4 passed" in output
+
+
+def test_what_ships_is_compared_where_no_answer_changes_it(checkout):
+    solved = exercises.read(checkout / "notebooks" / "solutions" / "01.ipynb")
+    solved.cells[0].outputs[0].text = "10 chunks\n"
+    nbformat.write(solved, checkout / "notebooks" / "solutions" / "01.ipynb")
+    shipped.record()
+    answer(checkout / "notebooks" / "01.ipynb")
+    code, output = run_pytest(checkout, "notebooks")
+    assert code == 1
+    assert re.search(r"FAILED notebooks/01\.ipynb as shipped::Cell 0", output)
+    assert "2 failed, 2 passed" in output
+
+
+def test_a_changed_notebook_that_is_named_is_tested_as_it_stands(checkout):
+    answer(checkout / "notebooks" / "01.ipynb")
+    code, output = run_pytest(checkout, "notebooks/01.ipynb")
+    assert code == 1
+    assert "my answer" in output
+
+
+def test_a_changed_notebook_with_solutions_is_left_out(checkout):
+    answer(checkout / "notebooks" / "solutions" / "01.ipynb")
+    assert collected(checkout)[0] == ["notebooks/01.ipynb"]
+    answer(checkout / "notebooks" / "01.ipynb")
+    code, output = run_pytest(checkout, "notebooks")
+    assert code == 5, output  # nothing is left of what ships
+
+
+@pytest.mark.parametrize("value", ["", "0", "false"])
+def test_a_learners_change_is_a_skip(monkeypatch, value):
+    monkeypatch.setenv("CI", value)
+    shipped.none_but_a_learners([])
+    with pytest.raises(pytest.skip.Exception, match=r"yours, and not tested: notebooks/01\.ipynb"):
+        shipped.none_but_a_learners(["notebooks/01.ipynb"])
+
+
+def test_in_ci_every_change_is_the_projects_and_fails(monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    shipped.none_but_a_learners([])
+    with pytest.raises(pytest.fail.Exception, match=r"make notebooks.*notebooks/01\.ipynb"):
+        shipped.none_but_a_learners(["notebooks/01.ipynb"])
