@@ -14,7 +14,7 @@ help:
 	@echo "                the outputs that have changed; refuses to lose a learner's answers"
 	@echo "make bench      measure against other HTTP/3 servers and clients (ROW=... for one row)"
 	@echo "make soak       stream for SOAK_SECONDS=$(SOAK_SECONDS) and watch memory and tasks"
-	@echo "make clean      remove .venv and what the other commands leave"
+	@echo "make clean      remove .venv, caches and certificates: nothing that you wrote"
 
 .venv/.ready: requirements.txt .ci/setup
 	@sh .ci/setup
@@ -44,7 +44,13 @@ bench: .venv/.ready
 soak: .venv/.ready
 	@$(BIN)/python -m tests.soak $(SOAK_SECONDS)
 
+# By name what the project makes, so that nothing else goes: a folder is removed only if it is empty
+# then. Jupyter's .ipynb_checkpoints stay: in them a learner finds the notebook as last saved.
+CERTS = certs notebooks/certs notebooks/solutions/certs
+
 clean:
 	rm -rf .venv .bench .pytest_cache .ruff_cache
-	rm -rf certs notebooks/certs notebooks/*/certs
-	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find helpers tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	rm -f notebooks/__pycache__/conftest.*.pyc
+	rm -f $(foreach folder,$(CERTS),$(addprefix $(folder)/,ca.pem cert.pem key.pem))
+	@rmdir notebooks/__pycache__ $(CERTS) 2>/dev/null || true

@@ -170,6 +170,42 @@ def test_an_interrupted_set_up_leaves_nothing(checkout, tmp_path, interruptible)
     assert not checkout.venv.exists()
 
 
+def test_clean_removes_what_the_project_made_and_nothing_else(checkout):
+    for name in ["rm", "rmdir", "find"]:
+        if not (checkout.bin / name).exists():
+            (checkout.bin / name).symlink_to(shutil.which(name))
+    made = [
+        ".venv/bin/python",
+        ".bench/bench.json",
+        "certs/ca.pem",
+        "notebooks/certs/key.pem",
+        "notebooks/__pycache__/conftest.cpython-311-pytest-9.2.0.pyc",
+        "helpers/__pycache__/x.pyc",
+        "tests/bench/__pycache__/x.pyc",
+    ]
+    theirs = [
+        "notebooks/Untitled Folder/certs/ca.pem",
+        "notebooks/Untitled Folder/.ipynb_checkpoints/x.ipynb",
+        "notebooks/Untitled Folder/__pycache__/x.pyc",
+        "notebooks/.ipynb_checkpoints/x.ipynb",
+        "notebooks/solutions/certs/my own.pem",
+        "Untitled.ipynb",
+        "Untitled Folder/x.ipynb",
+        "x.qlog",
+    ]
+    for name in [*made, *theirs, "helpers/x.py", "tests/bench/x.py"]:
+        (checkout.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout.root / name).write_text("")
+    for _ in range(2):  # the second time there is nothing left to remove, which is no error
+        code, _, lines = checkout.make("clean")
+        assert (code, lines) == (0, [])
+        assert not [name for name in made if (checkout.root / name).exists()]
+        assert not [name for name in theirs if not (checkout.root / name).exists()]
+    assert not (checkout.root / "certs").exists()
+    assert not (checkout.root / "notebooks/__pycache__").exists()
+    assert (checkout.root / "tests/bench/x.py").exists()
+
+
 def test_make_alone_lists_the_targets_and_makes_nothing(checkout):
     code, output, lines = checkout.make()
     assert code == 0
