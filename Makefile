@@ -1,11 +1,11 @@
-# The workbook's commands. Python 3.11 or later is looked for; PYTHON=... names another.
+# The workbook's commands. Python 3.11 to 3.14 is looked for; PYTHON=... names another.
 
 BIN = .venv/bin
 # Without it each kernel warns in the terminal; on a shared host it is right anyway.
 KERNELS = --KernelManager.transport_encryption=auto
 SOAK_SECONDS = 600
 
-.PHONY: help lab test notebooks bench soak clean
+.PHONY: help lab test notebooks bench soak clean set-up-again
 
 help:
 	@echo "make lab        open the notebooks in JupyterLab"
@@ -16,7 +16,11 @@ help:
 	@echo "make soak       stream for SOAK_SECONDS=$(SOAK_SECONDS) and watch memory and tasks"
 	@echo "make clean      remove .venv, caches and certificates: nothing that you wrote"
 
-.venv/.ready: requirements.txt .ci/setup
+# The set-up also runs again where the Python has gone that .venv was made with.
+GONE := $(shell test ! -e .venv/.ready || \
+    .venv/bin/python -c 'import _pytest' >/dev/null 2>&1 || echo yes)
+
+.venv/.ready: requirements.txt .ci/setup $(if $(GONE),set-up-again)
 	@sh .ci/setup
 
 lab: .venv/.ready

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SYSTEM_TOOLS = ["dirname", "grep", "mktemp", "rm", "sh", "tail", "touch"]
+SYSTEM_TOOLS = ["dirname", "grep", "mkdir", "mktemp", "rm", "sh", "tail", "touch"]
 CLOSED_PORT = 9  # "discard", which nobody serves
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no make")
@@ -46,9 +46,14 @@ class Checkout:
         self.add_command(
             "uv",
             f"""echo "$1" >>"{self.calls}"
-            if [ "$1" = venv ]; then mkdir .venv; else {when_installing}; fi""",
+            if [ "$1" = --version ]; then exit; fi
+            if [ "$1" = venv ]; then mkdir -p .venv/bin; echo >.venv/bin/python "exit 0"
+            chmod +x .venv/bin/python; else {when_installing}; fi""",
         )
-        (self.bin / "mkdir").symlink_to(shutil.which("mkdir"))
+        (self.bin / "chmod").symlink_to(shutil.which("chmod"))
+
+    def what_uv_did(self):
+        return [call for call in self.calls.read_text().split() if call != "--version"]
 
     def environment(self, **variables):
         home = str(self.root.parent)
@@ -80,26 +85,28 @@ def test_without_python_one_line_says_what_to_do(checkout):
     code, _, lines = checkout.set_up()
     assert code != 0
     assert lines == [
-        "No Python 3.11 or later on PATH: install one (https://www.python.org/downloads/),"
+        "No Python 3.11 to 3.14 on PATH: install one (https://www.python.org/downloads/),"
         " or name it: make PYTHON=/path/to/python"
     ]
     assert not checkout.venv.exists()
 
 
-def test_a_python_that_is_too_old_is_passed_over(checkout):
-    checkout.add_python(before="sys.version_info = (3, 10, 14)")
+@pytest.mark.parametrize("version", [(3, 10, 14), (3, 15, 0)])
+def test_a_python_without_wheels_is_passed_over(checkout, version):
+    checkout.add_python(before=f"sys.version_info = {version}")
     code, _, (line,) = checkout.set_up()
     assert code != 0
-    assert line.startswith("No Python 3.11 or later on PATH")
+    assert line.startswith("No Python 3.11 to 3.14 on PATH")
     assert not checkout.venv.exists()
 
 
-def test_a_named_python_that_is_too_old_is_refused(checkout):
-    checkout.add_python(before="sys.version_info = (3, 10, 14)")
+@pytest.mark.parametrize("version", [(3, 10, 14), (3, 15, 0)])
+def test_a_named_python_without_wheels_is_refused(checkout, version):
+    checkout.add_python(before=f"sys.version_info = {version}")
     code, _, lines = checkout.set_up(python="python3")
     assert code != 0
     assert lines == [
-        "PYTHON=python3 is not a Python 3.11 or later: name another, or leave PYTHON out"
+        "PYTHON=python3 is not a Python 3.11 to 3.14: name another, or leave PYTHON out"
     ]
     assert not checkout.venv.exists()
 
@@ -125,16 +132,73 @@ def test_without_a_network_one_line_says_so_and_nothing_stays(checkout):
     assert not checkout.venv.exists()
 
 
+def test_without_a_network_uv_says_so_too(checkout):
+    checkout.add_python()
+    checkout.add_uv(when_installing='printf "error: a\\n  Caused by: no route\\n\\n" >&2; exit 2')
+    code, _, lines = checkout.set_up()
+    assert code != 0
+    assert lines == [
+        "requirements.txt could not be installed. Check the network connection and try again."
+        " uv says:   Caused by: no route"
+    ]
+    assert not checkout.venv.exists()
+
+
+def test_a_full_disk_is_not_taken_for_the_network(checkout):
+    checkout.add_python()
+    checkout.add_uv(when_installing='echo "No space left on device" >&2; exit 2')
+    code, _, lines = checkout.set_up()
+    assert code != 0
+    assert lines == [
+        "requirements.txt could not be installed. The disk is full: .venv takes 700 MB."
+        " uv says: No space left on device"
+    ]
+
+
+def test_a_uv_that_does_not_run_is_passed_over(checkout):
+    checkout.add_python(before='sys.modules["ensurepip"] = None')
+    checkout.add_command("uv", "exit 127")
+    code, _, (line,) = checkout.set_up()
+    assert code != 0
+    assert "has no venv" in line  # pip's way was taken
+
+
+def test_a_folder_without_room_for_venv_is_told(checkout):
+    checkout.add_python()
+    checkout.venv.write_text("in the way, as root may write into any folder")
+    code, _, (line,) = checkout.set_up()
+    assert code != 0
+    assert line.startswith(f"No .venv can be made in {checkout.root} (mkdir: ")
+    assert line.endswith("): use a copy of this folder that is your own")
+    assert checkout.venv.exists()
+
+
+@pytest.mark.parametrize("left", ["no file", "no packages"])
+def test_when_its_python_has_gone_it_is_set_up_anew(checkout, left):
+    checkout.add_python()
+    checkout.add_uv()
+    assert checkout.set_up()[0] == 0
+    python = checkout.venv / "bin" / "python"
+    if left == "no file":
+        python.unlink()
+    else:
+        python.write_text("#!/bin/sh\necho 'No module named _pytest' >&2; exit 1\n")
+    (checkout.venv / "stale").touch()
+    assert checkout.set_up()[0] == 0
+    assert checkout.what_uv_did() == ["venv", "pip", "venv", "pip"]
+    assert not (checkout.venv / "stale").exists()
+
+
 def test_a_second_run_installs_nothing_and_new_requirements_update(checkout):
     checkout.add_python()
     checkout.add_uv()
     for _ in range(2):
         assert checkout.set_up()[0] == 0
-        assert checkout.calls.read_text().split() == ["venv", "pip"]
+        assert checkout.what_uv_did() == ["venv", "pip"]
     later = (checkout.venv / ".ready").stat().st_mtime + 1
     os.utime(checkout.root / "requirements.txt", (later, later))
     assert checkout.set_up()[0] == 0
-    assert checkout.calls.read_text().split() == ["venv", "pip", "pip"]
+    assert checkout.what_uv_did() == ["venv", "pip", "pip"]
 
 
 def test_a_failed_update_keeps_what_was_there(checkout):
