@@ -202,6 +202,15 @@ def test_the_plain_commands_are_those_that_are_run_on_windows():
     assert {step.replace(" --quiet", "") for step in steps} <= plain
 
 
+def test_each_python_that_it_names_is_tried_on_each_system():
+    text = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    pythons = re.findall(r"^ +python: \[(.+)\]$", text, re.MULTILINE)
+    assert pythons == ['"3.11", "3.12", "3.13", "3.14"'] * 3
+    assert "With Python 3.11 to 3.14" in README
+    setup = (ROOT / ".ci" / "setup").read_text(encoding="utf-8")
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 14)" in setup
+
+
 def test_jupyterlab_opens_where_make_lab_does():
     (plain,) = (line for line in LINES if " -m jupyterlab " in line)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
