@@ -63,7 +63,9 @@ def nobody_learns():
 def none_but_a_learners(paths):
     """Skip a test that found what may be a learner's; in a build of the project, fail it."""
     if paths and nobody_learns():
-        pytest.fail(f"not what ships; have you run `make notebooks`? {', '.join(paths)}", pytrace=False)
+        pytest.fail(
+            f"not what ships; have you run `make notebooks`? {', '.join(paths)}", pytrace=False
+        )
     if paths:
         pytest.skip(f"yours, and not tested: {', '.join(paths)}")
 

@@ -130,6 +130,16 @@ def test_a_changed_notebook_that_is_named_is_tested_as_it_stands(checkout):
     assert "my answer" in output
 
 
+def test_where_nothing_can_be_written_the_notebooks_run_elsewhere(checkout):
+    # Root may write anywhere, so the answer is made up.
+    with (checkout / "notebooks" / "conftest.py").open("a") as conftest:
+        conftest.write("\nimport os\nos.access = lambda path, mode: False\n")
+    names, _ = collected(checkout)
+    assert names == ["notebooks/01.ipynb as shipped", "notebooks/solutions/01.ipynb as shipped"]
+    code, output = run_pytest(checkout, "notebooks", "-k", "solutions")
+    assert code == 0, output
+
+
 def test_a_changed_notebook_with_solutions_is_left_out(checkout):
     answer(checkout / "notebooks" / "solutions" / "01.ipynb")
     assert collected(checkout)[0] == ["notebooks/01.ipynb"]
