@@ -51,10 +51,11 @@ soak: .venv/.ready
 # By name what the project makes, so that nothing else goes: a folder is removed only if it is empty
 # then. Jupyter's .ipynb_checkpoints stay: in them a learner finds the notebook as last saved.
 CERTS = certs notebooks/certs notebooks/solutions/certs
+CERT_FILES = ca.pem cert.pem key.pem ca.pem.new cert.pem.new key.pem.new .lock .lock-journal
 
 clean:
 	rm -rf .venv .bench .pytest_cache .ruff_cache
 	find helpers tests -type d -name __pycache__ -prune -exec rm -rf {} +
 	rm -f notebooks/__pycache__/conftest.*.pyc
-	rm -f $(foreach folder,$(CERTS),$(addprefix $(folder)/,ca.pem cert.pem key.pem))
+	@rm -f $(foreach folder,$(CERTS),$(addprefix $(folder)/,$(CERT_FILES)))
 	@rmdir notebooks/__pycache__ $(CERTS) 2>/dev/null || true

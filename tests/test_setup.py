@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.certificates import load_or_create
+
 ROOT = Path(__file__).parent.parent
 SYSTEM_TOOLS = ["dirname", "grep", "mkdir", "mktemp", "rm", "sh", "tail", "touch"]
 CLOSED_PORT = 9  # "discard", which nobody serves
@@ -241,8 +243,7 @@ def test_clean_removes_what_the_project_made_and_nothing_else(checkout):
     made = [
         ".venv/bin/python",
         ".bench/bench.json",
-        "certs/ca.pem",
-        "notebooks/certs/key.pem",
+        "certs/key.pem.new",
         "notebooks/__pycache__/conftest.cpython-311-pytest-9.2.0.pyc",
         "helpers/__pycache__/x.pyc",
         "tests/bench/__pycache__/x.pyc",
@@ -260,12 +261,15 @@ def test_clean_removes_what_the_project_made_and_nothing_else(checkout):
     for name in [*made, *theirs, "helpers/x.py", "tests/bench/x.py"]:
         (checkout.root / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout.root / name).write_text("")
+    load_or_create(checkout.root / "certs")
+    load_or_create(checkout.root / "notebooks" / "certs")
     for _ in range(2):  # the second time there is nothing left to remove, which is no error
         code, _, lines = checkout.make("clean")
         assert (code, lines) == (0, [])
         assert not [name for name in made if (checkout.root / name).exists()]
         assert not [name for name in theirs if not (checkout.root / name).exists()]
     assert not (checkout.root / "certs").exists()
+    assert not (checkout.root / "notebooks/certs").exists()
     assert not (checkout.root / "notebooks/__pycache__").exists()
     assert (checkout.root / "tests/bench/x.py").exists()
 
