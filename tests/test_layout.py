@@ -17,8 +17,17 @@ ROOMS = sorted(path for path in (ROOT / "helpers").glob("*.py") if path.name != 
 # From the ground up; the rooms of one floor do not import each other.
 FLOORS = [
     ["errors"],
-    ["background", "fields", "pem", "style", "trial", "udp", "verdict"],
-    ["certificates", "flow_control", "strangers"],
+    [
+        "background",
+        "fields",
+        "pem",
+        "preflight_environment",
+        "style",
+        "trial",
+        "udp",
+        "verdict",
+    ],
+    ["certificates", "flow_control", "preflight_kernel", "strangers"],
     ["halves", "driver"],
     ["stream"],
     ["connection"],
@@ -28,7 +37,7 @@ FLOORS = [
     ["handshake", "ladder", "qlog"],
     ["timeline", "wire"],
     ["oracle"],
-    ["checks", "checks_certificates", "checks_takeover", "__main__"],
+    ["checks", "checks_certificates", "checks_takeover", "preflight", "__main__"],
 ]
 SHOWN = {"Makefile", "README.md", "helpers", "notebooks", "requirements.txt", "tests"}
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
