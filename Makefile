@@ -5,10 +5,11 @@ BIN = .venv/bin
 KERNELS = --KernelManager.transport_encryption=auto
 SOAK_SECONDS = 600
 
-.PHONY: help lab test notebooks bench soak clean set-up-again
+.PHONY: help lab check test notebooks bench soak clean set-up-again
 
 help:
 	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make check      say in ten seconds whether this machine is ready, and what to do if not"
 	@echo "make test       check everything: lint, tests, and each notebook's stored outputs"
 	@echo "make notebooks  for authors: write the notebooks from their solutions, run them, and store"
 	@echo "                the outputs that have changed; refuses to lose a learner's answers"
@@ -28,6 +29,9 @@ lab: .venv/.ready
 	@$(BIN)/python -m jupyterlab --log-level=WARN $(KERNELS) --ip=127.0.0.1 \
 	    --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks \
 	    $$(test "$$(id -u)" -ne 0 || echo --allow-root) $(ARGS)
+
+check: .venv/.ready
+	@$(BIN)/python -m helpers.preflight
 
 # ARGS are for pytest, for example ARGS="-k flush". On more cores, after installing pytest-xdist,
 # ARGS="-n 2 --dist loadfile" runs files side by side.

@@ -278,6 +278,6 @@ def test_make_alone_lists_the_targets_and_makes_nothing(checkout):
     code, output, lines = checkout.make()
     assert code == 0
     assert lines == []
-    for target in ["lab", "test", "notebooks", "bench", "soak", "clean"]:
+    for target in ["lab", "check", "test", "notebooks", "bench", "soak", "clean"]:
         assert f"make {target} " in output
     assert not checkout.venv.exists()
