@@ -18,7 +18,8 @@ from typing import Any
 
 from helpers.preflight_environment import Fault, how_to_install, is_same, last_line, run_python
 
-KERNEL_TIMEOUT_S = 20.0
+KERNEL_TIMEOUT_S = 60.0
+"""For a kernel to be there, which takes a second; PROCESS_TIMEOUT_S says why so long."""
 KERNEL_END_TIMEOUT_S = 5.0
 PYTHON = "(__import__('sys').prefix, __import__('platform').python_version())"
 """Which Python it is: a folder such as /usr can hold two."""
@@ -56,6 +57,7 @@ async def _kernel() -> None:
         kernel = AsyncKernelManager(
             kernel_name="python3",
             transport_encryption="auto",  # as in the Makefile
+            # Goes with the folder, whatever happens.
             connection_file=str(Path(directory, "kernel.json")),
             # The default adds a folder of old times, and makes it in the user's home.
             kernel_spec_manager=KernelSpecManager(kernel_dirs=jupyter_path("kernels")),

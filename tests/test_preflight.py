@@ -2,15 +2,18 @@
 
 import ast
 import asyncio
+import contextlib
 import errno
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import threading
+import time
 import venv
 from datetime import timedelta
 from pathlib import Path
@@ -153,6 +156,39 @@ def test_an_interrupt_ends_it(monkeypatch):
 
     monkeypatch.setattr(preflight, "run", interrupted)
     assert preflight.main() == 130
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_an_interrupt_while_a_kernel_runs_leaves_nothing(tmp_path):
+    # A process that a script started in the background ignores SIGINT, and so would its children.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "helpers.preflight"],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with process:
+        while not (kernels := kernels_of(process)):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(RUN_TIMEOUT_S) == 130
+        assert process.stderr.read() == b""
+    signal.signal(signal.SIGINT, earlier)
+    assert psutil.wait_procs(kernels, RUN_TIMEOUT_S)[1] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def kernels_of(process):
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.Error):  # it has ended
+            if "ipykernel_launcher" in child.cmdline():
+                found.append(child)
+    return found
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows reports a closed pipe otherwise")
@@ -311,7 +347,7 @@ def test_an_import_that_does_not_end(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight_environment, "PROCESS_TIMEOUT_S", 1.0)
     (tmp_path / "aioquic.py").write_text("import time; time.sleep(60)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert "did not end within 1 s. The first time takes longest" in failure_of("Packages")
+    assert "did not end within 1 s. The first time takes longest, " in failure_of("Packages")
 
 
 def test_how_to_install_depends_on_whose_python_this_is(tmp_path, monkeypatch):
