@@ -4,6 +4,8 @@ BIN = .venv/bin
 # Without it each kernel warns in the terminal; on a shared host it is right anyway.
 KERNELS = --KernelManager.transport_encryption=auto
 SOAK_SECONDS = 600
+# More than there are processors: most of the time is waiting.
+SIDE_BY_SIDE = -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help lab check test notebooks bench soak clean set-up-again
 
@@ -33,12 +35,11 @@ lab: .venv/.ready
 check: .venv/.ready
 	@$(BIN)/python -m helpers.preflight
 
-# ARGS are for pytest, for example ARGS="-k flush". On more cores, after installing pytest-xdist,
-# ARGS="-n 2 --dist loadfile" runs files side by side.
+# ARGS are for pytest, for example ARGS="-k flush"; ARGS=-n0 runs one test after the other.
 test: .venv/.ready
 	@$(BIN)/ruff check helpers tests
 	@$(BIN)/ruff format --check helpers tests
-	@$(BIN)/python -m pytest --nbval $(ARGS) tests notebooks
+	@$(BIN)/python -m pytest --nbval $(SIDE_BY_SIDE) $(ARGS) tests notebooks
 
 # The learners' notebooks come from the solutions first, unless that would lose what a learner wrote:
 # ARGS=--overwrite loses it. ARGS=--all stores all outputs anew. Unlisted notebooks are left alone.

@@ -64,10 +64,13 @@ def _write_elsewhere(notebook, name, config):
 
 
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.suffix == ".ipynb":
-            # nbval bounds each cell by itself and says which one: its 60 s have to come first.
-            item.add_marker(pytest.mark.timeout(90))
+    places = [place for place, item in enumerate(items) if item.path.suffix == ".ipynb"]
+    # Whatever order the tests are in, a notebook's cells run from top to bottom.
+    cells = sorted((items[place] for place in places), key=lambda item: (item.path, item.cell_num))
+    for place, cell in zip(places, cells, strict=True):
+        items[place] = cell
+        # nbval bounds each cell by itself and says which one: its 60 s have to come first.
+        cell.add_marker(pytest.mark.timeout(90))
 
 
 def pytest_terminal_summary(terminalreporter, config):

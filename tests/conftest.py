@@ -13,6 +13,9 @@ import pytest
 
 LEFT_BEHIND_WAIT_S = 2.0
 PROCESS_WIDE_THREADS = {"tqdm_monitor"}
+# Side by side, a run is over when its last file is: these begin.
+LONGEST = {"test_checks", "test_leaving", "test_preflight", "test_learners_folder", "test_soak"}
+LONGEST |= {"02_buffered_stream", "03_takeover_stream"}
 
 
 def pytest_addoption(parser):
@@ -21,6 +24,10 @@ def pytest_addoption(parser):
         action="store_true",
         help="a skipped test fails: for machines where everything is installed",
     )
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
