@@ -210,7 +210,7 @@ async def exchange_datagrams(worker):
 
 
 async def come_and_go(worker):
-    transport = AsyncHTTP3Transport(ca_file=worker.ca_file)
+    transport = AsyncHTTP3Transport(ca_file=worker.ca_file, connect_timeout_s=TIMEOUT_S)
     async with httpx2.AsyncClient(transport=transport, timeout=TIMEOUT_S) as client:
         body = worker.body()
         body.check((await client.get(f"{worker.url}/content{body.query}")).content)
@@ -304,8 +304,10 @@ async def main(url, ca_file, seed):
     if word == "end":
         return
     load = Load()
-    transport = AsyncHTTP3Transport(ca_file=ca_file)
-    blocking = httpx2.Client(transport=HTTP3Transport(ca_file=ca_file), timeout=TIMEOUT_S)
+    transport = AsyncHTTP3Transport(ca_file=ca_file, connect_timeout_s=TIMEOUT_S)
+    blocking = httpx2.Client(
+        transport=HTTP3Transport(ca_file=ca_file, connect_timeout_s=TIMEOUT_S), timeout=TIMEOUT_S
+    )
     async with httpx2.AsyncClient(transport=transport, timeout=TIMEOUT_S) as client:
         workers = [
             Worker(url, ca_file, transport, client, blocking, random.Random(f"{seed} {number}"))

@@ -508,7 +508,8 @@ def large_credentials(tmp_path):
 def test_a_large_certificate_costs_a_round_trip(large_credentials):
     """RFC 9000 section 8.1: three times what came from the client, until its address is sure."""
     wire = talk(large_credentials, no_flush)
-    trips = wire.round_trips(times=False)
+    # Where the machine is busy, the client asks again before the answer comes.
+    trips = [trip for trip in wire.round_trips(times=False) if "PING" not in trip["client"]]
     assert [trip["client"] for trip in trips] == ["ClientHello", "ACK", "Finished"]
     assert trips[1]["server"].startswith("Certificate, ")
     parts = re.findall(r"Certificate \[(\d+) of (\d+) bytes\]", str(wire.handshake()))
