@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
+import os
+import runpy
 import signal
 import threading
 import time
 import weakref
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,6 +19,7 @@ PROCESS_WIDE_THREADS = {"tqdm_monitor"}
 # Side by side, a run is over when its last file is: these begin.
 LONGEST = {"test_checks", "test_leaving", "test_preflight", "test_learners_folder", "test_soak"}
 LONGEST |= {"02_buffered_stream", "03_takeover_stream"}
+COARSE_CLOCK = Path(__file__).parent / "coarse_clock"
 
 
 def pytest_addoption(parser):
@@ -24,6 +28,18 @@ def pytest_addoption(parser):
         action="store_true",
         help="a skipped test fails: for machines where everything is installed",
     )
+    parser.addoption(
+        "--coarse-clock",
+        action="store_true",
+        help="time.monotonic moves in steps of 15.6 ms, as on Windows up to Python 3.12",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("coarse_clock"):
+        paths = [str(COARSE_CLOCK), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+        runpy.run_path(str(COARSE_CLOCK / "sitecustomize.py"))
 
 
 def pytest_collection_modifyitems(items):
