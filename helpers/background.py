@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from helpers.clock import FineLoop
 from helpers.errors import UsageError
 
 T = TypeVar("T")
@@ -49,9 +50,7 @@ class Background:
             if self._thread is not None:
                 return
             started = threading.Event()
-            # A selector loop on every system: the sockets are drained in bursts (see udp.py),
-            # which the proactor loop that Windows prefers does not offer.
-            self._loop = asyncio.SelectorEventLoop()
+            self._loop = FineLoop()
             self._thread = threading.Thread(
                 target=_run_loop, args=(self._loop, started), name=self.name, daemon=True
             )

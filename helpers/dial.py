@@ -19,6 +19,7 @@ from aioquic.tls import AlertDescription
 
 from helpers import flow_control
 from helpers.certificates import explain_verification_failure
+from helpers.clock import now_s
 from helpers.connection import HTTP3Connection
 from helpers.errors import ConnectionLost
 from helpers.udp import Address, UDPSocket
@@ -96,7 +97,7 @@ async def _attempt(
     connection = HTTP3Connection(quic, lambda data, _: endpoint.send(data))
     endpoint = await UDPSocket.connect(address, family, connection.receive, on_error)
     connection.on_closed = endpoint.close
-    quic.connect(address, now=loop.time())
+    quic.connect(address, now=now_s())
     connection.transmit()
     try:
         await asyncio.wait_for(connection.connected, timeout_s)

@@ -19,6 +19,7 @@ from aioquic.quic import events as quic_events
 from aioquic.quic.connection import QuicConnection
 
 from helpers import flow_control
+from helpers.clock import Alarm, now_s
 from helpers.errors import ConnectionLost
 from helpers.udp import Address
 
@@ -74,9 +75,9 @@ class QUICDriver:
         self._has_written = False
         self._pushed = False
         self._transmit_handle: asyncio.Handle | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._loop)
         self._keep_alive_timer: asyncio.TimerHandle | None = None
-        self._received_at = self._begun_at = self._loop.time()
+        self._received_at = self._begun_at = now_s()
         self._received_bytes = 0
 
     # ---- for the subclass
@@ -101,7 +102,7 @@ class QUICDriver:
         """Take one datagram from the network."""
         if self.lost is not None:
             return
-        self._received_at = now = self._loop.time()
+        self._received_at = now = now_s()
         if self.state is State.CONNECTING and now - self._begun_at > HANDSHAKE_TIMEOUT_S:
             self.abandon(f"its handshake took more than {HANDSHAKE_TIMEOUT_S:g} s")
             return
@@ -152,7 +153,7 @@ class QUICDriver:
             self._has_written = False
             flow_control.acknowledge_now(self.quic)
         try:
-            datagrams = self.quic.datagrams_to_send(now=self._loop.time())
+            datagrams = self.quic.datagrams_to_send(now=now_s())
         except Exception:
             # No timer would ever end it.
             logger.exception("Giving up a connection: its packets cannot be built")
@@ -170,16 +171,11 @@ class QUICDriver:
         deadline = self.quic.get_timer()
         if deadline is None:
             self._cancel_timers()
-        elif self._timer is None or deadline < self._timer.when():
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._on_timer)
-        # A timer that is earlier than need be looks again when it fires: cheaper than moving it
-        # with each packet.
+        else:
+            self._alarm.set(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
-        now, deadline = self._loop.time(), self.quic.get_timer()
+        now, deadline = now_s(), self.quic.get_timer()
         if deadline is not None and now < deadline:
             self._arm_timer()
             return
@@ -196,16 +192,16 @@ class QUICDriver:
         self._keep_alive_timer = None
         if self.lost is not None or not self.in_use():
             return
-        if self._loop.time() - self._received_at >= KEEP_ALIVE_AFTER_S:
+        if now_s() - self._received_at >= KEEP_ALIVE_AFTER_S:
             self.quic.send_ping(0)
             self.transmit_soon()
         self.keep_alive()
 
     def _cancel_timers(self) -> None:
-        for timer in (self._timer, self._keep_alive_timer):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._keep_alive_timer = None
+        self._alarm.cancel()
+        if self._keep_alive_timer is not None:
+            self._keep_alive_timer.cancel()
+            self._keep_alive_timer = None
 
     async def is_alive(self, trust_s: float, timeout_s: float) -> bool:
         """Return whether the connection can be used.
@@ -214,7 +210,7 @@ class QUICDriver:
         """
         if self.lost is not None:
             return False
-        if self._loop.time() - self._received_at < trust_s:
+        if now_s() - self._received_at < trust_s:
             return True
         uid = next(self._ping_ids)
         self._pings[uid] = answer = self._loop.create_future()

@@ -16,7 +16,7 @@ ROOMS = sorted(path for path in (ROOT / "helpers").glob("*.py") if path.name != 
 
 # From the ground up; the rooms of one floor do not import each other.
 FLOORS = [
-    ["errors"],
+    ["clock", "errors"],
     [
         "background",
         "fields",
