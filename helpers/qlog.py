@@ -6,6 +6,7 @@ long a frame is, not what is in it. But aioquic hands each frame to its logger, 
 have it described: so the logger here keeps the bytes beside the description.
 """
 
+import time
 from threading import Lock
 from typing import Any
 
@@ -13,6 +14,7 @@ from aioquic.h3.events import Headers
 from aioquic.quic.logger import QuicLogger, QuicLoggerTrace
 from aioquic.quic.packet import QuicStreamFrame
 
+from helpers.clock import now_s
 from helpers.frames import Connection, Packet
 
 
@@ -25,10 +27,12 @@ class Recorder(QuicLogger):
     def __init__(self) -> None:
         super().__init__()
         self._started: list[Trace] = []
+        # The same for both ends of a connection, whose times are compared.
+        self._epoch_s = time.time() - now_s()
 
     def start_trace(self, is_client: bool, odcid: bytes) -> "Trace":
         """Return the trace of a new connection; aioquic calls this on the connection's loop."""
-        trace = Trace(is_client=is_client, odcid=odcid)
+        trace = Trace(self._epoch_s, is_client=is_client, odcid=odcid)
         self._started.append(trace)
         return trace
 
@@ -51,10 +55,15 @@ class Recorder(QuicLogger):
 
 
 class Trace(QuicLoggerTrace):
-    """What one end of one connection sees; aioquic calls it on that connection's loop."""
+    """What one end of one connection sees; aioquic calls it on that connection's loop.
 
-    def __init__(self, **kwargs: Any) -> None:
+    `epoch_s` is what the fine clock is behind time.time.
+    """
+
+    def __init__(self, epoch_s: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._epoch_s = epoch_s
+        self._timed: list[dict] = []
         self._lock = Lock()
 
     def encode_stream_frame(self, frame: QuicStreamFrame, stream_id: int) -> dict:
@@ -77,9 +86,13 @@ class Trace(QuicLoggerTrace):
         return super().encode_http3_push_promise_frame(length, fields, push_id, stream_id)
 
     def log_event(self, *, category: str, event: str, data: dict) -> None:
-        """Add an event with the time of now."""
+        """Add an event with the time of now.
+
+        aioquic asks time.time, for which a whole handshake may be one moment.
+        """
         with self._lock:
-            super().log_event(category=category, event=event, data=data)
+            time_ms = self.encode_time(self._epoch_s + now_s())
+            self._timed.append({"data": data, "name": f"{category}:{event}", "time": time_ms})
 
     def to_dict(self) -> dict:
         """Return a copy to which nothing is added any more.
@@ -87,7 +100,7 @@ class Trace(QuicLoggerTrace):
         aioquic logs a packet that it received first, and adds its frames while it reads them.
         """
         with self._lock:
-            trace = super().to_dict()
+            trace = {**super().to_dict(), "events": list(self._timed)}
         for index, event in enumerate(trace["events"]):
             if "frames" in event["data"]:
                 data = {**event["data"], "frames": list(event["data"]["frames"])}

@@ -31,7 +31,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--coarse-clock",
         action="store_true",
-        help="time.monotonic moves in steps of 15.6 ms, as on Windows up to Python 3.12",
+        help="the clocks move in steps of 15.6 ms, as on Windows up to Python 3.12",
     )
 
 

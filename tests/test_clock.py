@@ -36,7 +36,7 @@ def run_coarsely(coroutine):
 @pytest.fixture
 def coarse_clock(monkeypatch):
     """What --coarse-clock does, for one test."""
-    for name in ("monotonic", "get_clock_info"):
+    for name in ("monotonic", "time", "get_clock_info"):
         monkeypatch.setattr(time, name, getattr(time, name))  # to be put back
     runpy.run_path(str(COARSE_CLOCK))
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -263,6 +264,18 @@ def test_frames_can_be_read_while_they_are_written(credentials):
     assert counts == sorted(counts)
     data = [row for row in wire.frames(stream_id=0) if row["frame"] == "DATA"]
     assert [row["length"] for row in data] == [2000] * 200
+
+
+def test_events_have_their_own_times_where_the_time_of_day_stands_still(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1e9)  # Windows', for 15.6 ms
+    recorder = Recorder()
+    client, server = (recorder.start_trace(is_client=c, odcid=b"1234") for c in (True, False))
+    for end in (client, server, client, server):
+        end.log_event(category="transport", event="packet_sent", data={})
+    first, third, second, fourth = (
+        event["time"] for trace in recorder.traces() for event in trace["events"]
+    )
+    assert 1e12 <= first < second < third < fourth < 1e12 + 60_000
 
 
 def test_a_copy_of_a_trace_does_not_grow():
