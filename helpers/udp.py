@@ -76,7 +76,10 @@ class UDPSocket(asyncio.DatagramProtocol):
         return endpoint
 
     def send(self, data: bytes, address: Address | None = None) -> None:
-        """Send one datagram; `address` is left out on a connected socket."""
+        """Send one datagram; `address` is left out on a connected socket.
+
+        What the system cannot send is lost, as it could be anywhere on its way.
+        """
         if self._transport is not None and not self._transport.is_closing():
             self._transport.sendto(data, address)
 
@@ -99,12 +102,14 @@ class UDPSocket(asyncio.DatagramProtocol):
                 return
             except OSError as error:
                 self.error_received(error)
-                return
+                continue
             self._on_datagram(data, address)
 
     def error_received(self, error: Exception) -> None:
-        # On an unconnected socket these concern some earlier peer, whose timers will notice.
-        if self._on_error is not None and isinstance(error, OSError):
+        # A full buffer, a route that is missing for a moment or a firewall (ENOBUFS, ENETUNREACH,
+        # EPERM) cost one datagram, and QUIC sends its content again. On an unconnected socket even
+        # a closed port concerns some earlier peer, whose timers will notice.
+        if self._on_error is not None and means_nobody_listens(error):
             self._on_error(error)
 
 
@@ -119,6 +124,14 @@ def _new_socket(family: int) -> socket.socket:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
     return sock
+
+
+def means_nobody_listens(error: Exception) -> bool:
+    """Return whether the system reports that the port at the other end is closed.
+
+    Windows calls that a reset.
+    """
+    return isinstance(error, ConnectionRefusedError | ConnectionResetError)
 
 
 def means_unavailable(error: OSError) -> bool:
