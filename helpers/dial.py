@@ -97,6 +97,7 @@ async def _attempt(
     connection = HTTP3Connection(quic, lambda data, _: endpoint.send(data))
     endpoint = await UDPSocket.connect(address, family, connection.receive, on_error)
     connection.on_closed = endpoint.close
+    connection.max_send_bytes = endpoint.max_send_bytes
     quic.connect(address, now=now_s())
     connection.transmit()
     try:

@@ -21,7 +21,7 @@ from aioquic.quic.connection import QuicConnection
 from helpers import flow_control
 from helpers.clock import Alarm, now_s
 from helpers.errors import ConnectionLost
-from helpers.udp import Address
+from helpers.udp import MAX_DATAGRAM_BYTES, Address
 
 logger = logging.getLogger("helpers.connection")
 
@@ -52,6 +52,7 @@ class QUICDriver:
     `send(data, address)` puts one datagram on the network. `connected` is done when the handshake
     is, or fails with ConnectionLost. `lost` says why the connection ended, None while it has not.
     `on_event(event)` sees each QUIC event last, `on_closed()` is called when nothing more is sent.
+    `max_send_bytes` is the longest datagram that `send` takes.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class QUICDriver:
         self.lost: ConnectionLost | None = None
         self.alpn: str | None = None
         self.on_closed: Callable[[], None] = lambda: None
+        self.max_send_bytes = MAX_DATAGRAM_BYTES
         self._loop = asyncio.get_running_loop()
         self.connected: asyncio.Future[None] = self._loop.create_future()
         self._send = send
@@ -233,7 +235,7 @@ class QUICDriver:
                     self.alpn = event.alpn_protocol
                     self.state = State.OPEN
                     flow_control.forget_handshake(self.quic)
-                    flow_control.raise_datagram_size(self.quic)
+                    flow_control.raise_datagram_size(self.quic, self.max_send_bytes)
                     _settle(self.connected)
                 case quic_events.PingAcknowledged():
                     _settle(self._pings.get(event.uid))

@@ -195,17 +195,17 @@ def peer_certificate(quic: QuicConnection) -> Certificate | None:
     return tls._peer_certificate if tls is not None else None  # aioquic 1.7.2 tls.py 1362
 
 
-def raise_datagram_size(quic: QuicConnection) -> None:
+def raise_datagram_size(quic: QuicConnection, max_send_bytes: int) -> None:
     """Let datagrams grow to 16000 bytes, after the handshake and on loopback only.
 
-    Python pays per packet, so this is worth a factor of five there. Never more than the peer
-    announced as max_udp_payload_size (RFC 9000 section 18.2), and never towards another machine,
-    where it would need path MTU discovery (RFC 9000 section 14.3).
+    Python pays per packet, so this is worth a factor of five there. Never more than the socket
+    sends or the peer announced as max_udp_payload_size (RFC 9000 section 18.2), and never towards
+    another machine, where it would need path MTU discovery (RFC 9000 section 14.3).
     """
     address = quic.get_peer_address()
     if address is None or not ipaddress.ip_address(address[0].split("%")[0]).is_loopback:
         return
-    size_bytes = min(LOOPBACK_DATAGRAM_BYTES, _peer_max_udp_payload_bytes(quic))
+    size_bytes = min(LOOPBACK_DATAGRAM_BYTES, max_send_bytes, _peer_max_udp_payload_bytes(quic))
     if size_bytes > quic._max_datagram_size:
         quic._max_datagram_size = size_bytes  # aioquic 1.7.2 quic/connection.py 339
         quic._loss._pacer._max_datagram_size = size_bytes  # quic/recovery.py 86

@@ -39,7 +39,6 @@ DRAIN_POLL_S = 0.005
 # first shows, with a token, that it is where it says it is (RFC 9000 section 8.1.2).
 RETRY_ABOVE = 256
 
-Send = Callable[[bytes, Address], None]
 OnRequest = Callable[[HTTP3Connection, HTTP3Stream, Fields], None]
 
 
@@ -110,17 +109,17 @@ class Listener:
             if connection is not None:
                 connection.receive(data, address)
             elif len(data) >= SMALLEST_MAX_DATAGRAM_SIZE:  # RFC 9000 section 14.1
-                self._welcome(header, data, address, self._sockets[index].send)
+                self._welcome(header, data, address, self._sockets[index])
 
         return on_datagram
 
     def _welcome(
-        self, header: QuicHeader | None, data: bytes, address: Address, send: Send
+        self, header: QuicHeader | None, data: bytes, address: Address, endpoint: UDPSocket
     ) -> None:
         """Answer a client's first packet; to what is none, the answer is silence."""
         negotiation = negotiate_version(data, self._configuration.supported_versions)
         if negotiation is not None:
-            send(negotiation, address)
+            endpoint.send(negotiation, address)
             return
         if header is None or header.packet_type is not QuicPacketType.INITIAL:
             return
@@ -128,9 +127,9 @@ class Listener:
             return
         original_id = self._tokens.original_id(header, address)
         if original_id is None and self._is_crowded():
-            send(self._tokens.retry(header, address), address)
+            endpoint.send(self._tokens.retry(header, address), address)
             return
-        self._start(header, original_id, data, address, send)
+        self._start(header, original_id, data, address, endpoint)
 
     def _is_crowded(self) -> bool:
         """Return whether more handshakes are under way than strangers may have."""
@@ -144,7 +143,7 @@ class Listener:
         original_id: bytes | None,
         data: bytes,
         address: Address,
-        send: Send,
+        endpoint: UDPSocket,
     ) -> None:
         """Begin a connection; `original_id` is its first ID where it comes back from a Retry."""
         quic = QuicConnection(
@@ -154,10 +153,11 @@ class Listener:
         )
         connection = HTTP3Connection(
             quic,
-            send,
+            endpoint.send,
             on_request=lambda stream, fields: self._on_request(connection, stream, fields),
             on_event=lambda event: self._follow(connection, event),
         )
+        connection.max_send_bytes = endpoint.max_send_bytes
         connection.receive(data, address)
         if connection.transmit() == 0:
             # Nothing in it could be decrypted, or there would be an acknowledgement: no client.

@@ -6,13 +6,15 @@ loop is hardly busy. So the socket here has a larger buffer, and each wake-up em
 """
 
 import asyncio
-import contextlib
 import errno
 import socket
+import sys
 from collections.abc import Callable
 
 # What the kernel grants of it differs: Linux caps it at net.core.rmem_max for ordinary users.
 SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
+# Linux doubles what is asked for, since it counts its own book-keeping too (man 7 socket).
+KERNEL_SHARE = 2 if sys.platform == "linux" else 1
 # Timers and handlers get their turn at least every so many datagrams.
 DATAGRAMS_PER_TURN = 64
 MAX_DATAGRAM_BYTES = 65536
@@ -24,7 +26,8 @@ class UDPSocket(asyncio.DatagramProtocol):
     """A bound or connected UDP socket on the running loop.
 
     `on_datagram(data, address)` is called on that loop for each datagram, `on_error(error)` where
-    the system reports that nobody listens at the other end.
+    the system reports that nobody listens at the other end. `max_send_bytes` is the longest
+    datagram that it sends.
     """
 
     def __init__(
@@ -38,6 +41,8 @@ class UDPSocket(asyncio.DatagramProtocol):
         self._on_error = on_error
         self._transport: asyncio.DatagramTransport | None = None
         self.address: Address = sock.getsockname()
+        buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self.max_send_bytes = buffer_bytes // KERNEL_SHARE
 
     @classmethod
     async def bind(
@@ -120,10 +125,20 @@ def _new_socket(family: int) -> socket.socket:
         # IPv4 has a socket of its own, so that the same code works without IPv6.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        # macOS refuses more than its limit instead of granting less; its default then stays.
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        _enlarge(sock, option)
     return sock
+
+
+def _enlarge(sock: socket.socket, option: int) -> None:
+    """Ask for less and less until it is granted; where nothing is, the system's default stays."""
+    wanted_bytes, given_bytes = SOCKET_BUFFER_BYTES, sock.getsockopt(socket.SOL_SOCKET, option)
+    while wanted_bytes > given_bytes:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, option, wanted_bytes)
+        except OSError:  # macOS refuses more than its limit instead of granting less
+            wanted_bytes //= 2
+        else:
+            return
 
 
 def means_nobody_listens(error: Exception) -> bool:

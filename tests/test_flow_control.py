@@ -29,6 +29,7 @@ from helpers.flow_control import (
     FlowControl,
     HTTP3Layer,
 )
+from helpers.udp import MAX_DATAGRAM_BYTES
 
 LOOPBACK = ("127.0.0.1", 4433)
 ELSEWHERE = ("192.0.2.1", 4433)
@@ -355,23 +356,26 @@ def test_the_certificate_of_a_handshake_that_failed_is_known(credentials):
 
 
 @pytest.mark.parametrize(
-    ("address", "announced", "size_bytes"),
+    ("address", "announced", "sent_at_most", "size_bytes"),
     [
-        (LOOPBACK, None, LOOPBACK_DATAGRAM_BYTES),
-        (("::1", 4433, 0, 0), None, LOOPBACK_DATAGRAM_BYTES),
-        (LOOPBACK, 1452, 1452),
-        (LOOPBACK, 1200, 1200),
-        (LOOPBACK, 65527, LOOPBACK_DATAGRAM_BYTES),
-        (ELSEWHERE, None, 1200),
-        (ELSEWHERE, 1452, 1200),
-        (("fe80::1%eth0", 4433, 0, 2), None, 1200),
+        (LOOPBACK, None, MAX_DATAGRAM_BYTES, LOOPBACK_DATAGRAM_BYTES),
+        (("::1", 4433, 0, 0), None, MAX_DATAGRAM_BYTES, LOOPBACK_DATAGRAM_BYTES),
+        (LOOPBACK, 1452, MAX_DATAGRAM_BYTES, 1452),
+        (LOOPBACK, 1200, MAX_DATAGRAM_BYTES, 1200),
+        (LOOPBACK, 65527, MAX_DATAGRAM_BYTES, LOOPBACK_DATAGRAM_BYTES),
+        (LOOPBACK, None, 9216, 9216),
+        (LOOPBACK, 1452, 9216, 1452),
+        (LOOPBACK, None, 1000, 1200),
+        (ELSEWHERE, None, MAX_DATAGRAM_BYTES, 1200),
+        (ELSEWHERE, 1452, MAX_DATAGRAM_BYTES, 1200),
+        (("fe80::1%eth0", 4433, 0, 2), None, MAX_DATAGRAM_BYTES, 1200),
     ],
 )
-def test_datagrams_grow_on_loopback_alone_and_to_what_the_peer_takes(
-    connected, address, announced, size_bytes
+def test_datagrams_grow_on_loopback_alone_and_to_what_both_ends_take(
+    connected, address, announced, sent_at_most, size_bytes
 ):
     pair = connected(address=address, max_udp_payload_size=announced)
-    flow_control.raise_datagram_size(pair.server)
+    flow_control.raise_datagram_size(pair.server, sent_at_most)
     pair.client.send_stream_data(0, b"x")
     pair.settle()
     pair.sizes[False].clear()
@@ -383,16 +387,16 @@ def test_datagrams_grow_on_loopback_alone_and_to_what_the_peer_takes(
 
 def test_before_the_handshake_datagrams_stay_small(credentials):
     pair = Pair(credentials)
-    flow_control.raise_datagram_size(pair.server)  # it has no peer yet
-    flow_control.raise_datagram_size(pair.client)
+    flow_control.raise_datagram_size(pair.server, MAX_DATAGRAM_BYTES)  # it has no peer yet
+    flow_control.raise_datagram_size(pair.client, MAX_DATAGRAM_BYTES)
     assert pair.server._max_datagram_size == pair.client._max_datagram_size == 1200
 
 
 def test_the_first_window_has_room_for_two_datagrams(pair):
-    flow_control.raise_datagram_size(pair.server)
+    flow_control.raise_datagram_size(pair.server, MAX_DATAGRAM_BYTES)
     assert pair.server._loss._cc.congestion_window >= 2 * LOOPBACK_DATAGRAM_BYTES
     window = pair.server._loss._cc.congestion_window = 10**6
-    flow_control.raise_datagram_size(pair.server)
+    flow_control.raise_datagram_size(pair.server, MAX_DATAGRAM_BYTES)
     assert pair.server._loss._cc.congestion_window == window
 
 
@@ -404,7 +408,7 @@ def test_the_stream_frame_has_room_for_the_length_of_the_largest_datagram():
 @pytest.mark.parametrize("raised", [False, True])
 def test_the_longest_http_datagram_leaves_and_one_byte_more_never_does(pair, stream_id, raised):
     if raised:
-        flow_control.raise_datagram_size(pair.client)
+        flow_control.raise_datagram_size(pair.client, MAX_DATAGRAM_BYTES)
     http = HTTP3Layer(pair.client)
     pair.settle()
     longest = flow_control.max_datagram_payload_bytes(pair.client, stream_id)

@@ -14,6 +14,7 @@ import pytest
 from helpers import udp
 from helpers.udp import (
     DATAGRAMS_PER_TURN,
+    SOCKET_BUFFER_BYTES,
     UDPSocket,
     means_nobody_listens,
     means_unavailable,
@@ -248,6 +249,7 @@ class OtherSystem(socket.socket):
 def other_system(monkeypatch):
     """Makes the helpers' sockets another system's; nothing fails yet, and all is granted."""
     kind = type("OneSystem", (OtherSystem,), {"grants": {}, "fails": {}, "made": []})
+    monkeypatch.setattr(udp, "KERNEL_SHARE", 1)
     monkeypatch.setattr(udp, "socket", types.SimpleNamespace(**{**vars(socket), "socket": kind}))
     return kind
 
@@ -261,6 +263,34 @@ def move_both_ways(server, client, size_bytes=10**6):
 
     body = bytes(range(250)) * (size_bytes // 250)
     assert client.post(server.url("/"), content=body).content == body
+
+
+@pytest.mark.parametrize(
+    ("at_most", "granted"),
+    [(9216, 9216), (100_000, 65_536), (8 * 1024 * 1024, SOCKET_BUFFER_BYTES)],
+)
+async def test_a_system_that_refuses_much_is_asked_for_less(other_system, inbox, at_most, granted):
+    other_system.grants[socket.SO_SNDBUF] = (9216, at_most)
+    with contextlib.closing(
+        await UDPSocket.bind(LOCAL, socket.AF_INET, inbox.on_datagram)
+    ) as endpoint:
+        assert other_system.made[0].granted == {socket.SO_SNDBUF: granted}
+        assert endpoint.max_send_bytes == granted
+
+
+@pytest.fixture
+def short_buffers(other_system):
+    """What macOS may grant; before the server, whose sockets are then such."""
+    other_system.grants[socket.SO_SNDBUF] = (9216, 9216)
+    return other_system
+
+
+def test_datagrams_are_as_long_as_the_send_buffer_where_that_is_short(
+    short_buffers, server, client
+):
+    move_both_ways(server, client)
+    lengths = [sock.longest_bytes for sock in short_buffers.made if sock.calls["send"]]
+    assert [9216 - 200 < length <= 9216 for length in lengths] == [True, True]
 
 
 @pytest.mark.parametrize("number", [1, 5])
