@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import socket
+import sys
 from collections.abc import Callable
 
 from aioquic.buffer import Buffer
@@ -223,7 +224,8 @@ async def _resolve(host: str) -> tuple[tuple[int, str], ...]:
 
 def _why_not_bound(host: str, port: int, error: OSError) -> str:
     if port != 0 and error.errno in (errno.EADDRINUSE, errno.EACCES):
-        if error.errno == errno.EACCES and port < 1024:
+        # On Windows low ports need no rights: there it means that somebody has this one to himself.
+        if error.errno == errno.EACCES and port < 1024 and sys.platform != "win32":
             return f"UDP port {port} on {host} needs administrator rights. Pass port=0."
         return (
             f"UDP port {port} on {host} is in use. Stop the earlier server, or pass port=0 to get "

@@ -13,10 +13,12 @@ import time
 import weakref
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 
+from helpers import listener
 from helpers.certificates import load_or_create
 from helpers.client import HTTP3Transport
 from helpers.errors import CertificateFileError, ServerStartError, UsageError
@@ -184,6 +186,25 @@ def test_an_address_of_another_machine_is_told_at_the_start(new_server):
     with pytest.raises(ServerStartError, match=r"^Cannot bind UDP port 0 on 192\.0\.2\.1: "):
         new_server(host="192.0.2.1").start()
     assert server_threads() == []
+
+
+@pytest.mark.parametrize(
+    ("system", "port", "why"),
+    [
+        ("linux", 443, "needs administrator rights. Pass port=0."),
+        ("win32", 443, "is in use. Stop the earlier server, or pass port=0 to get a free one."),
+        ("win32", 4433, "is in use. Stop the earlier server, or pass port=0 to get a free one."),
+    ],
+)
+def test_a_denied_port_is_told_as_the_system_means_it(new_server, monkeypatch, system, port, why):
+    async def deny(*_):
+        raise PermissionError(errno.EACCES, "in the system's own words")
+
+    monkeypatch.setattr(UDPSocket, "bind", deny)
+    monkeypatch.setattr(listener, "sys", SimpleNamespace(platform=system))
+    with pytest.raises(ServerStartError) as caught:
+        new_server(port=port).start()
+    assert str(caught.value) == f"UDP port {port} on 127.0.0.1 {why}"
 
 
 def test_a_cell_that_is_run_again_replaces_its_own_server(new_server, client):
