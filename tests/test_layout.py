@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import textwrap
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +41,16 @@ FLOORS = [
     ["checks", "checks_certificates", "checks_takeover", "preflight", "__main__"],
 ]
 SHOWN = {"Makefile", "README.md", "helpers", "notebooks", "requirements.txt", "tests"}
+# What Windows does not have, or not in the same sense: its os.kill ends the process.
+NOT_ON_WINDOWS = {
+    "asyncio": {"DefaultChildWatcher", "create_unix_server", "open_unix_connection"},
+    "os": {"fork", "getuid", "geteuid", "kill", "killpg", "mkfifo", "setsid", "uname"},
+    "signal": {"SIGHUP", "SIGKILL", "SIGSTOP", "SIGUSR1", "alarm", "pthread_kill", "setitimer"},
+    "socket": {"AF_UNIX", "SO_REUSEPORT"},
+    "time": {"clock_gettime", "tzset"},
+}
+MODULES_NOT_ON_WINDOWS = {"fcntl", "grp", "pty", "pwd", "resource", "termios"}
+METHODS_NOT_ON_WINDOWS = {"add_signal_handler", "send_signal"}
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -178,3 +189,61 @@ def public_things(module):
 
 def is_method(value):
     return inspect.isroutine(value) or isinstance(value, property)
+
+
+def notebook_code(path):
+    """A notebook's cells as one program; lines for IPython alone become empty."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    lines = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code").split("\n")
+    return "\n".join(
+        "" if line.startswith(("%", "!")) or line.endswith("?") else line for line in lines
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *ROOMS,
+        *sorted((ROOT / "tests").rglob("*.py")),
+        *sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")),
+    ],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_what_windows_lacks_is_used_behind_a_question_for_the_system(path):
+    source = notebook_code(path) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+    assert not list(unguarded(ast.parse(source)))
+
+
+def unguarded(tree):
+    """What Windows lacks, outside of an `if` and of a test or module that is skipped there."""
+    marks = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign)]
+    if any(mark.startswith("pytestmark") and "win32" in mark for mark in marks):
+        return
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and asks_for_the_system(node.test):
+            continue
+        if isinstance(node, FUNCTIONS) and any(map(asks_for_the_system, node.decorator_list)):
+            continue
+        if is_not_on_windows(node):
+            yield f"line {node.lineno}: {ast.unparse(node)}"
+        waiting += ast.iter_child_nodes(node)
+
+
+def asks_for_the_system(node):
+    said = ast.unparse(node)
+    return "sys.platform" in said or "os.name" in said or "hasattr(" in said
+
+
+def is_not_on_windows(node):
+    if isinstance(node, ast.Attribute):
+        module = node.value.id if isinstance(node.value, ast.Name) else ""
+        absent = NOT_ON_WINDOWS.get(module, set())
+        return node.attr in absent or node.attr in METHODS_NOT_ON_WINDOWS
+    if isinstance(node, ast.ImportFrom):
+        absent = NOT_ON_WINDOWS.get(node.module, set())
+        return any(alias.name in absent for alias in node.names)
+    if isinstance(node, ast.Import):
+        return any(alias.name in MODULES_NOT_ON_WINDOWS for alias in node.names)
+    return False

@@ -1,5 +1,6 @@
 """The client leaves early: its handler knows at once, and nothing of either end stays behind."""
 
+import _thread
 import asyncio
 import contextlib
 import gc
@@ -322,7 +323,10 @@ def interrupted(when=None):
     def press():
         if when is None or when.wait(10):
             time.sleep(0.1)  # in the middle of its wait, as a person would
-            signal.pthread_kill(main, signal.SIGINT)
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(main, signal.SIGINT)
+            else:  # Windows has no other way, and Jupyter takes this one there too
+                _thread.interrupt_main()
 
     thread = threading.Thread(target=press)
     thread.start()
