@@ -205,7 +205,7 @@ def notebook_code(path):
     [
         *ROOMS,
         *sorted((ROOT / "tests").rglob("*.py")),
-        *sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb")),
+        *(shipped.FOLDER / name for name in shipped.names() if shipped.is_as_shipped(name)),
     ],
     ids=lambda path: path.relative_to(ROOT).as_posix(),
 )

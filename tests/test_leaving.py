@@ -32,6 +32,7 @@ AT_ONCE_S = 1.0
 COMES_S = 30.0
 # Where connections look ten times a second whether they still have streams to watch over.
 QUIET_S = 0.3
+LOOK_EVERY_S = 0.25  # a look goes through all objects of the process
 
 
 class Departure(NamedTuple):
@@ -564,7 +565,7 @@ async def settled(look):
     """Return what `look` sees once it has seen the same for `QUIET_S`."""
     seen, since = look(), time.monotonic()
     while time.monotonic() - since < QUIET_S:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(LOOK_EVERY_S)
         if (now := look()) != seen:
             seen, since = now, time.monotonic()
     return seen
@@ -574,7 +575,7 @@ async def comes_to(expected, look, timeout_s=COMES_S):
     """Return what `look` sees once it is as expected, or after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while (seen := look()) != expected and time.monotonic() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(LOOK_EVERY_S)
     return seen
 
 
