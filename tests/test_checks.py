@@ -37,7 +37,7 @@ def text(verdict, state):
 @pytest.fixture
 def impatient(monkeypatch):
     """Answers that do not end are given less time, to save time here."""
-    monkeypatch.setattr(oracle, "LIMIT_S", 1.0)
+    monkeypatch.setattr(oracle, "LIMIT_S", 0.6)
 
 
 def handler(*, flush_after, sleep_s=0.1, lines=LINES):
