@@ -19,9 +19,9 @@ The way through, from what a handler sees down to the wire; each module is one i
                  checks_takeover: the exercises (oracle: an answer is run, trial: what was seen,
                  verdict: what to say)
 
-background (a loop on a thread), clock (what time it is), errors and style (colours) serve all of
-them. preflight looks whether this machine can run them (preflight_environment: Python and packages,
-preflight_kernel: JupyterLab).
+background (a loop on a thread), beats and clock (two ways to tell time), errors and style (colours)
+serve all of them. preflight looks whether this machine can run them (preflight_environment: Python
+and packages, preflight_kernel: JupyterLab).
 
 Import from the module, `from helpers.server import Server`, so that the line says which file to
 open.

@@ -17,6 +17,7 @@ from typing import Any
 
 from aioquic.h3.connection import ErrorCode
 
+from helpers.beats import Beats
 from helpers.connection import HTTP3Connection
 from helpers.errors import BodyTooLarge, ClientDisconnected, MalformedMessage, PeerError, UsageError
 from helpers.exchange import Request, Response
@@ -25,8 +26,10 @@ from helpers.stream import HTTP3Stream
 
 logger = logging.getLogger("helpers.server")
 
-# A handler that keeps the loop for longer than this holds up every other request.
+# A handler that keeps the loop for longer than this holds up every other request. On a busy machine
+# that happens to everybody, and is no fault: then the beats are late as well.
 BLOCKING_S = 0.08
+BLOCKING_BEATS = 3
 
 # A server that fails all day keeps the last of its errors.
 MAX_ERRORS = 100
@@ -49,6 +52,7 @@ class Handlers:
     """The routes of one server, and the tasks that run them on its loop.
 
     `routes` may be changed while the server runs; `errors` holds what handlers raised, newest last.
+    `beats` are started and stopped with the server.
     """
 
     def __init__(self) -> None:
@@ -56,6 +60,7 @@ class Handlers:
         self.errors: list[BaseException] = []
         self.running: set[asyncio.Task[None]] = set()
         self.refusing = False
+        self.beats = Beats("http3-beats")
         # By task, until it has ended and its frames can be cleared.
         self._failures: dict[asyncio.Task[None], BaseException] = {}
 
@@ -134,7 +139,7 @@ class Handlers:
         if route.max_body_bytes is not None and int(length) > route.max_body_bytes:
             await _refuse(response, 413, "request body too large\n")
             return
-        await _watched(route.handler(request, response), route, stream)
+        await _watched(route.handler(request, response), route, stream, self.beats)
         await response.finish()
 
     async def _fail(
@@ -188,7 +193,7 @@ async def _refuse(
 
 @types.coroutine
 def _watched(
-    handler: Coroutine[Any, Any, None], route: Route, stream: HTTP3Stream
+    handler: Coroutine[Any, Any, None], route: Route, stream: HTTP3Stream, beats: Beats
 ) -> Generator[Any, Any, None]:
     """Run a handler step by step; the loop moves on only between the steps.
 
@@ -197,14 +202,16 @@ def _watched(
     """
     step, argument = handler.send, None
     while True:
-        started = time.perf_counter()
+        beats.go_on()
+        started, first_beat = time.perf_counter(), beats.count
         try:
             awaited = step(argument)
         except StopIteration:
             return
         finally:
             elapsed_s = time.perf_counter() - started
-            if elapsed_s > BLOCKING_S and not route.blocking_reported:
+            is_long = elapsed_s > BLOCKING_S and beats.count - first_beat >= BLOCKING_BEATS
+            if is_long and not route.blocking_reported:
                 route.blocking_reported = True
                 _report_blocking(route, elapsed_s)
         try:

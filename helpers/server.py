@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from helpers.background import Background
+from helpers.beats import Beats
 from helpers.certificates import check_key_pair
 from helpers.connection import Observer, new_configuration
 from helpers.errors import ServerStartError, UsageError
@@ -111,7 +112,9 @@ class Server:
             self._background.stop()
             raise
         self._listener = listener
-        self._finalizer = weakref.finalize(self, _shut_down, self._background, listener)
+        beats = self._handlers.beats
+        beats.start()
+        self._finalizer = weakref.finalize(self, _shut_down, self._background, listener, beats)
         _started[self._port] = self
         if self.host not in LOOPBACK_HOSTS:
             logger.warning("Listening on %s: other machines can reach it.", self.host or "*")
@@ -138,6 +141,7 @@ class Server:
             logger.warning("The server did not close within %g s.", grace_s + CLOSE_TIMEOUT_S)
         finally:
             # Also where a handler blocked the loop until now, or the cell was interrupted.
+            self._handlers.beats.stop()
             self._background.call(listener.close)
             self._background.stop(CLOSE_TIMEOUT_S)
 
@@ -185,8 +189,9 @@ async def _let_end(listener: Listener, handlers: Handlers, grace_s: float) -> No
             stream.warn_if_open()
 
 
-def _shut_down(background: Background, listener: Listener) -> None:
-    """End a server that nobody holds any more, or whose process exits; waits for nothing."""
+def _shut_down(background: Background, listener: Listener, beats: Beats) -> None:
+    """End a server that nobody holds any more, or whose process exits."""
+    beats.stop()
     background.call(listener.close)
     # A handler that blocks the loop keeps its thread; a daemon thread holds up nobody.
     with contextlib.suppress(UsageError):

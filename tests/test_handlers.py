@@ -13,7 +13,7 @@ import pytest
 from helpers.client import HTTP3Transport
 from helpers.errors import BodyTooLarge, ClientDisconnected, UsageError
 
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def test_a_handler_that_the_server_cancels_gets_a_plain_cancellation(server, cli
 def test_a_blocking_handler_is_reported_once_by_name(server, client, caplog):
     @server.route("/slow")
     async def sleepy(request, response):
-        time.sleep(0.1)  # noqa: ASYNC251 - the mistake that is reported
+        time.sleep(0.4)  # noqa: ASYNC251 - the mistake that is reported
 
     client.get(server.url("/slow"))
     client.get(server.url("/slow"))
@@ -305,7 +305,7 @@ def test_a_blocking_handler_is_reported_once_by_name(server, client, caplog):
     before, after = text.split(" for ")
     assert before == "The handler 'sleepy' of /slow blocked the server"
     duration_ms, rest = after.split(" ms: ")
-    assert 100 <= int(duration_ms) < 1000
+    assert 400 <= int(duration_ms)
     assert rest == (
         "no other request moved, and nothing left. If that is time.sleep(...), use `await "
         "asyncio.sleep(...)`."
@@ -317,10 +317,22 @@ def test_a_handler_that_is_run_again_in_its_cell_is_reported_again(server, clien
 
         @server.route("/slow")
         async def sleepy(request, response):
-            time.sleep(0.1)  # noqa: ASYNC251
+            time.sleep(0.4)  # noqa: ASYNC251
 
         client.get(server.url("/slow"))
     assert len(caplog.records) == 2
+
+
+def test_who_is_late_because_the_machine_is_busy_is_not_reported(server, client, caplog):
+    """Then the beats do not get their turn either: here they have ended."""
+    server._handlers.beats.stop()
+
+    @server.route("/slow")
+    async def descheduled(request, response):
+        time.sleep(0.4)  # noqa: ASYNC251
+
+    client.get(server.url("/slow"))
+    assert caplog.records == []
 
 
 def test_a_handler_that_awaits_is_not_reported(server, client, caplog):

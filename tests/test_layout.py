@@ -20,6 +20,7 @@ FLOORS = [
     ["clock", "errors"],
     [
         "background",
+        "beats",
         "fields",
         "pem",
         "preflight_environment",

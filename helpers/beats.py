@@ -1,0 +1,59 @@
+"""A clock that goes as slowly as the machine does.
+
+Whether a handler blocks the loop cannot be told from seconds: on a busy machine everything takes
+long, and nobody is to blame. So a thread that does nothing else sleeps for a moment again and again
+and counts. Where it gets its turn and the loop does not, something blocks the loop.
+"""
+
+import threading
+
+EVERY_S = 0.02
+# So many beats after it was last asked for, the thread sleeps until it is asked for again.
+IDLE_BEATS = 50
+STOP_TIMEOUT_S = 1.0
+
+
+class Beats:
+    """Counts beats of 20 ms, or of more where the machine is busy, on a daemon thread.
+
+    `count` may be read on any thread; it stands still while nobody has called `go_on` for a second.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = 0
+        self._last_asked = 0
+        self._asked = threading.Event()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread; twice is harmless."""
+        if self._thread is None:
+            self._ended.clear()
+            self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+            self._thread.start()
+
+    def go_on(self) -> None:
+        """Let it count for a second more; cheap enough for each step of a handler."""
+        self._last_asked = self.count
+        if not self._asked.is_set():
+            self._asked.set()
+
+    def stop(self) -> None:
+        """End the thread and wait for that, a second at most; twice is harmless."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._ended.set()
+            self._asked.set()
+            if thread is not threading.current_thread():
+                thread.join(STOP_TIMEOUT_S)
+
+    def _run(self) -> None:
+        while self._asked.wait() and not self._ended.wait(EVERY_S):
+            self.count += 1
+            if self.count - self._last_asked > IDLE_BEATS:
+                self._asked.clear()
+                # Asked for just before that, it would rest while a handler runs.
+                if self.count - self._last_asked <= IDLE_BEATS:
+                    self._asked.set()

@@ -1,0 +1,65 @@
+"""The clock of the machine: it counts while somebody asks, rests otherwise, and ends when told."""
+
+import threading
+import time
+
+import pytest
+
+from helpers import beats
+from helpers.beats import Beats
+
+WAIT_S = 30.0
+
+
+@pytest.fixture
+def clock():
+    clock = Beats("test-beats")
+    clock.start()
+    yield clock
+    clock.stop()
+
+
+def comes(condition):
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(beats.EVERY_S)
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "test-beats"]
+
+
+def test_it_counts_beside_what_blocks_another_thread(clock):
+    clock.go_on()
+    before = clock.count
+    time.sleep(0.5)
+    assert before < clock.count <= before + 0.5 / beats.EVERY_S + 1
+
+
+def test_it_rests_when_nobody_has_asked_for_long_and_goes_on_when_somebody_does(clock, monkeypatch):
+    monkeypatch.setattr(beats, "IDLE_BEATS", 2)
+    for _ in range(2):
+        before = clock.count
+        clock.go_on()
+        comes(lambda before=before: clock.count > before and not clock._asked.is_set())
+        rests_at = clock.count
+        time.sleep(10 * beats.EVERY_S)
+        assert clock.count == rests_at
+
+
+@pytest.mark.parametrize("rests", [False, True])
+def test_it_ends_when_told_and_can_begin_again(clock, monkeypatch, rests):
+    if rests:
+        monkeypatch.setattr(beats, "IDLE_BEATS", 0)
+        clock.go_on()
+        comes(lambda: clock.count and not clock._asked.is_set())
+    clock.start()
+    assert len(threads()) == 1
+    for _ in range(2):
+        clock.stop()
+        assert threads() == []
+    clock.start()
+    clock.go_on()
+    before = clock.count
+    comes(lambda: clock.count > before)
