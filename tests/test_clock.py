@@ -14,7 +14,7 @@ from helpers.clock import Alarm, now_s
 
 COARSE_CLOCK = Path(__file__).parent / "coarse_clock" / "sitecustomize.py"
 STEP_S = 1 / 64
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 class CoarseLoop(asyncio.SelectorEventLoop):

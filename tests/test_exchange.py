@@ -23,7 +23,7 @@ from helpers.client import HTTP3Transport
 from helpers.errors import ContentLengthError, UsageError
 from helpers.exchange import Flusher, ResponseState
 
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 @pytest.fixture

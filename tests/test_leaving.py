@@ -26,8 +26,8 @@ from helpers.server import Server
 from helpers.stream import HTTP3Stream
 from tests.peers import Peer
 
-# The house says 0.2 s; a busy machine gets five times that.
-AT_ONCE_S = 1.0
+# Within milliseconds, for the client says so; who says nothing is noticed after 7 s.
+AT_ONCE_S = 5.0
 # However long it takes a busy machine: it comes, and the tests wait no longer than that.
 COMES_S = 30.0
 # Where connections look ten times a second whether they still have streams to watch over.

@@ -16,7 +16,7 @@ from helpers import __main__ as programs
 
 ROOT = Path(__file__).parent.parent
 LINES = [f"data chunk #{number}\n" for number in range(10)]
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from helpers.stream import MAX_DATA_FRAME_BYTES, HTTP3Stream
 pytestmark = pytest.mark.anyio  # says nothing to tests that are not async
 
 ANSWER = [(b":status", b"200")]
-WAIT_S = 5.0
+WAIT_S = 30.0
 
 
 class Link:

@@ -25,7 +25,7 @@ from aioquic.tls import Epoch
 HOST = "127.0.0.1"
 # The fuzz is seeded and short; ATTACK_ROUNDS=100 makes it long.
 ROUNDS = int(os.environ.get("ATTACK_ROUNDS", "1"))
-WAIT_S = 5.0
+WAIT_S = 30.0
 PATIENCE_S = 0.01
 
 UNKNOWN_VERSION = 0x1A2A3A4A  # RFC 9000 section 15: reserved, so that it is never spoken

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-READY_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 30.0
 ROOT = Path(__file__).parent.parent.parent
 
 

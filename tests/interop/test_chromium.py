@@ -23,7 +23,7 @@ if not CHROMIUM.exists():
 
 PAUSE_MS = 100
 CHUNKS = [f"chunk {number}\n" for number in range(10)]
-WAIT_S = 5.0
+WAIT_S = 30.0
 BODY_BYTES = 8_000_000
 PIECE = bytes(range(256)) * 256
 
