@@ -48,21 +48,11 @@ def checkout(tmp_path, monkeypatch):
     return root
 
 
-# nbformat imports it where it is installed, which takes a second: it compiles a grammar.
-PYTEST = """
-import sys
-import pytest
-sys.path.insert(0, "")
-sys.modules["rfc3987_syntax"] = None
-sys.exit(pytest.main())
-"""
-
-
 def run_pytest(folder, *arguments, **variables):
     options = ["-p", "no:cacheprovider", "--nbval", "--color=no"]
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     process = subprocess.run(
-        [sys.executable, "-c", PYTEST, *options, *map(str, arguments)],
+        [sys.executable, "-m", "pytest", *options, *map(str, arguments)],
         cwd=folder,
         env=environment | variables,
         capture_output=True,
