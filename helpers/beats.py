@@ -3,6 +3,9 @@
 Whether a handler blocks the loop cannot be told from seconds: on a busy machine everything takes
 long, and nobody is to blame. So a thread that does nothing else sleeps for a moment again and again
 and counts. Where it gets its turn and the loop does not, something blocks the loop.
+
+What keeps Python's global lock meanwhile, a long `sum(...)` in C say, keeps the beats from their
+turn as well; but that is the blocked thread's own processor time, which time.thread_time tells.
 """
 
 import threading
@@ -24,14 +27,16 @@ class Beats:
         self.count = 0
         self._last_asked = 0
         self._asked = threading.Event()
-        self._ended = threading.Event()
+        self._ended = threading.Event()  # of the thread that runs, each its own
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread; twice is harmless."""
         if self._thread is None:
-            self._ended.clear()
-            self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+            self._ended = threading.Event()
+            self._thread = threading.Thread(
+                target=self._run, args=(self._ended,), name=self.name, daemon=True
+            )
             self._thread.start()
 
     def go_on(self) -> None:
@@ -40,20 +45,23 @@ class Beats:
         if not self._asked.is_set():
             self._asked.set()
 
+    def end(self) -> None:
+        """Let the thread end, without waiting for that; twice is harmless."""
+        self._ended.set()
+        self._asked.set()
+
     def stop(self) -> None:
         """End the thread and wait for that, a second at most; twice is harmless."""
         thread, self._thread = self._thread, None
-        if thread is not None:
-            self._ended.set()
-            self._asked.set()
-            if thread is not threading.current_thread():
-                thread.join(STOP_TIMEOUT_S)
+        self.end()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(STOP_TIMEOUT_S)
 
-    def _run(self) -> None:
-        while self._asked.wait() and not self._ended.wait(EVERY_S):
+    def _run(self, ended: threading.Event) -> None:
+        while self._asked.wait() and not ended.wait(EVERY_S):
             self.count += 1
             if self.count - self._last_asked > IDLE_BEATS:
                 self._asked.clear()
-                # Asked for just before that, it would rest while a handler runs.
-                if self.count - self._last_asked <= IDLE_BEATS:
+                # Asked for or ended just before that, it would rest beside a handler, or for ever.
+                if ended.is_set() or self.count - self._last_asked <= IDLE_BEATS:
                     self._asked.set()

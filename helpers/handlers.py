@@ -6,6 +6,7 @@ blocking the loop so that nothing else moves. Each of them is a few lines here.
 """
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import time
@@ -27,7 +28,8 @@ from helpers.stream import HTTP3Stream
 logger = logging.getLogger("helpers.server")
 
 # A handler that keeps the loop for longer than this holds up every other request. On a busy machine
-# that happens to everybody, and is no fault: then the beats are late as well.
+# that happens to everybody, and is no fault: then the beats are late as well, and it is not the
+# handler that had the processor.
 BLOCKING_S = 0.08
 BLOCKING_BEATS = 3
 
@@ -171,16 +173,34 @@ def _clear_frames(error: BaseException) -> None:
     Only once its task has ended: a frame that runs cannot be cleared, and each of the others
     refers to the one that called it. What a nested function closes over stays with its frame.
     """
+    suspended = _suspended_frames()
     found, seen = [error], set()
     while found:
         one = found.pop()
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        traceback.clear_frames(one.__traceback__)
+        for frame, _ in traceback.walk_tb(one.__traceback__):
+            if frame not in suspended:
+                with contextlib.suppress(RuntimeError):  # it runs
+                    frame.clear()
         found += [one.__cause__, one.__context__]
         if isinstance(one, BaseExceptionGroup):
             found += one.exceptions
+
+
+def _suspended_frames() -> set[types.FrameType]:
+    """Return the frames in which tasks of this loop wait.
+
+    An error may come from a task that goes on; before Python 3.13, clearing its frame ends it.
+    """
+    frames = set()
+    for task in asyncio.all_tasks():
+        waiting: Any = task.get_coro()
+        while (frame := getattr(waiting, "cr_frame", None)) is not None:
+            frames.add(frame)
+            waiting = waiting.cr_await
+    return frames
 
 
 async def _refuse(
@@ -204,14 +224,16 @@ def _watched(
     while True:
         beats.go_on()
         started, first_beat = time.perf_counter(), beats.count
+        computed_s = -time.thread_time()
         try:
             awaited = step(argument)
         except StopIteration:
             return
         finally:
             elapsed_s = time.perf_counter() - started
-            is_long = elapsed_s > BLOCKING_S and beats.count - first_beat >= BLOCKING_BEATS
-            if is_long and not route.blocking_reported:
+            computed_s += time.thread_time()
+            is_to_blame = computed_s > BLOCKING_S or beats.count - first_beat >= BLOCKING_BEATS
+            if elapsed_s > BLOCKING_S and is_to_blame and not route.blocking_reported:
                 route.blocking_reported = True
                 _report_blocking(route, elapsed_s)
         try:

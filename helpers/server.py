@@ -141,9 +141,11 @@ class Server:
             logger.warning("The server did not close within %g s.", grace_s + CLOSE_TIMEOUT_S)
         finally:
             # Also where a handler blocked the loop until now, or the cell was interrupted.
-            self._handlers.beats.stop()
             self._background.call(listener.close)
-            self._background.stop(CLOSE_TIMEOUT_S)
+            try:
+                self._background.stop(CLOSE_TIMEOUT_S)
+            finally:
+                self._handlers.beats.stop()
 
     def __enter__(self) -> "Server":
         return self.start()
@@ -190,8 +192,8 @@ async def _let_end(listener: Listener, handlers: Handlers, grace_s: float) -> No
 
 
 def _shut_down(background: Background, listener: Listener, beats: Beats) -> None:
-    """End a server that nobody holds any more, or whose process exits."""
-    beats.stop()
+    """End a server that nobody holds any more, or whose process exits; waits for nothing."""
+    beats.end()
     background.call(listener.close)
     # A handler that blocks the loop keeps its thread; a daemon thread holds up nobody.
     with contextlib.suppress(UsageError):

@@ -32,9 +32,9 @@ def threads():
 
 def test_it_counts_beside_what_blocks_another_thread(clock):
     clock.go_on()
-    before = clock.count
-    time.sleep(0.5)
-    assert before < clock.count <= before + 0.5 / beats.EVERY_S + 1
+    before, started = clock.count, time.perf_counter()
+    comes(lambda: clock.count > before + 5)
+    assert time.perf_counter() - started > 4 * beats.EVERY_S
 
 
 def test_it_rests_when_nobody_has_asked_for_long_and_goes_on_when_somebody_does(clock, monkeypatch):
@@ -63,3 +63,16 @@ def test_it_ends_when_told_and_can_begin_again(clock, monkeypatch, rests):
     clock.go_on()
     before = clock.count
     comes(lambda: clock.count > before)
+
+
+def test_it_ends_also_when_told_just_before_it_rests(clock, monkeypatch):
+    monkeypatch.setattr(beats, "IDLE_BEATS", 0)
+    clear = clock._asked.clear
+
+    def end_and_clear():
+        clock.end()
+        clear()
+
+    monkeypatch.setattr(clock._asked, "clear", end_and_clear)
+    clock.go_on()
+    comes(lambda: threads() == [])

@@ -323,6 +323,18 @@ def test_a_handler_that_is_run_again_in_its_cell_is_reported_again(server, clien
     assert len(caplog.records) == 2
 
 
+def test_a_handler_that_computes_in_c_is_reported(server, client, caplog):
+    """It keeps Python's global lock, so that no other thread gets its turn either."""
+
+    @server.route("/slow")
+    async def computes(request, response):
+        sum(range(20_000_000))
+
+    client.get(server.url("/slow"))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("The handler 'computes' of /slow blocked the server for ")
+
+
 def test_who_is_late_because_the_machine_is_busy_is_not_reported(server, client, caplog):
     """Then the beats do not get their turn either: here they have ended."""
     server._handlers.beats.stop()

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import threading
 import weakref
 
 import pytest
@@ -141,6 +142,36 @@ def test_an_error_that_is_kept_keeps_no_request_alive(target, monkeypatch, how):
     assert len(held) > 2
     assert not [thing for ref in held if (thing := ref())]
     assert error.__traceback__.tb_next is not None  # it still says where
+
+
+def test_a_task_that_hands_its_error_to_a_handler_goes_on(target, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("helpers.server"), "disabled", True)
+    goes_on, ended = threading.Event(), threading.Event()
+    tasks = []
+
+    @target.server.route("/boom")
+    async def boom(request, response):
+        handed_over = asyncio.get_running_loop().create_future()
+
+        async def worker():
+            try:
+                raise ValueError("boom")
+            except ValueError as error:
+                handed_over.set_exception(error)
+                while not goes_on.is_set():  # noqa: ASYNC110 - set on another thread
+                    await asyncio.sleep(0.01)
+            ended.set()
+
+        tasks.append(asyncio.create_task(worker()))
+        await handed_over
+
+    with Attacker(target.port) as attacker:
+        attacker.write(0, request(b"/boom"), fin=True)
+        assert b"internal server error" in attacker.answer().data
+        target.serves()
+        goes_on.set()
+        assert ended.wait(30)
+    target.server.errors.clear()
 
 
 def test_what_breaks_aioquic_all_the_same_ends_its_own_connection_alone(target, monkeypatch):
