@@ -36,6 +36,8 @@ class Trial:
     handler_errors: list[Exception] = field(default_factory=list)
     unseen_errors: list[BaseException] = field(default_factory=list)
     """Of tasks that ended with an exception which nobody took notice of."""
+    was_called: bool = True
+    """Whether the request came to the handler."""
     blocked: bool = False
     """Whether the server's loop stood still for most of the time."""
     result: object = None
@@ -77,6 +79,11 @@ class Trial:
 
     def _why_open(self) -> str:
         got = f"{self.size_bytes} bytes"
+        if not self.was_called:
+            return (
+                "The request did not come to the handler in time: this machine is too busy. Run "
+                "the check again."
+            )
         if self.returned_s is None:
             return (
                 f"The handler does not return: the client has {got} and still waits after "

@@ -8,12 +8,14 @@ import sys
 import threading
 import time
 
+import httpx2
 import pytest
 
 from helpers import oracle
 from helpers.checks import LINES, check_largest_write, check_pairs, check_progress_feed
 from helpers.checks_takeover import check_broken_off, check_handed_over, check_slow_reader
 from helpers.timeline import Timeline
+from helpers.trial import Ending, Trial
 from helpers.verdict import State
 
 SSE = {"content-type": "text/event-stream"}
@@ -86,7 +88,34 @@ def test_pairs_that_block_the_loop_are_wrong_although_the_frames_are_right():
     assert "not with time.sleep" in text(check_pairs(sleeps), State.WRONG)
 
 
+def test_pairs_that_compute_in_c_block_the_loop_as_well():
+    async def computes(request, response):
+        for number, line in enumerate(LINES):
+            await response.write(line)
+            if number % 2 == 0:
+                await response.flush()
+            sum(range(3_000_000))
+
+    assert "blocks the server's loop" in text(check_pairs(computes), State.WRONG)
+
+
+def test_a_request_that_never_came_is_the_machines_fault():
+    trial = Trial(ending=Ending.OPEN, was_called=False)
+    assert trial.trouble().endswith("this machine is too busy. Run the check again.")
+
+
 # ---- check_largest_write
+
+
+def test_a_late_reader_does_not_change_the_verdict(monkeypatch):
+    iter_raw = httpx2.Response.iter_raw
+
+    def late(response, *arguments):
+        time.sleep(0.5)
+        yield from iter_raw(response, *arguments)
+
+    monkeypatch.setattr(httpx2.Response, "iter_raw", late)
+    assert "4096 bytes wait" in text(check_largest_write(4096), State.SOLVED)
 
 
 def test_largest_write_right():
@@ -309,6 +338,15 @@ def test_handed_over_wrong_when_the_task_writes_to_the_response(tasks):
 
     assert "got 1 lines, not 10" in text(check_handed_over(feed, []), State.WRONG)
     text(check_handed_over(later, []), State.UNSOLVED)
+
+
+def test_handed_over_wrong_when_the_handler_stays_after_the_end():
+    async def stays(request, response):
+        async with await response.take_over() as stream:
+            await write_lines(stream)
+        await asyncio.sleep(60)
+
+    assert "has not returned: it waits" in text(check_handed_over(stays, []), State.WRONG)
 
 
 def test_handed_over_wrong_without_a_list():
