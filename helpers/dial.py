@@ -101,7 +101,8 @@ async def _attempt(
     quic.connect(address, now=now_s())
     connection.transmit()
     try:
-        await asyncio.wait_for(connection.connected, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await connection.connected
         if connection.alpn != "h3":
             raise _HandshakeFailed(quic, None)
     except ConnectionLost as lost:

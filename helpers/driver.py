@@ -163,6 +163,8 @@ class QUICDriver:
             return 0
         for data, address in datagrams:
             self._send(data, address)
+        if self.state is State.CLOSED:  # the system said that nobody is there
+            return len(datagrams)
         self._arm_timer()
         self.transmitted()
         return len(datagrams)
@@ -219,7 +221,8 @@ class QUICDriver:
         self.quic.send_ping(uid)
         self.transmit_soon()
         try:
-            await asyncio.wait_for(answer, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await answer
         except (TimeoutError, ConnectionLost):
             return False
         finally:

@@ -7,9 +7,12 @@ loop is hardly busy. So the socket here has a larger buffer, and each wake-up em
 
 import asyncio
 import errno
+import logging
 import socket
 import sys
 from collections.abc import Callable
+
+logger = logging.getLogger("helpers.udp")
 
 # What the kernel grants of it differs: Linux caps it at net.core.rmem_max for ordinary users.
 SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
@@ -114,7 +117,9 @@ class UDPSocket(asyncio.DatagramProtocol):
         # A full buffer, a route that is missing for a moment or a firewall (ENOBUFS, ENETUNREACH,
         # EPERM) cost one datagram, and QUIC sends its content again. On an unconnected socket even
         # a closed port concerns some earlier peer, whose timers will notice.
-        if self._on_error is not None and means_nobody_listens(error):
+        if not means_nobody_listens(error):
+            logger.info("A datagram could not be sent or received, and is lost: %s", error)
+        elif self._on_error is not None:
             self._on_error(error)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 import sys
 import types
@@ -296,12 +297,18 @@ def test_datagrams_are_as_long_as_the_send_buffer_where_that_is_short(
 @pytest.mark.parametrize("number", [1, 5])
 @pytest.mark.parametrize("code", ["ENOBUFS", "EMSGSIZE", "EPERM", "ENETUNREACH", "EHOSTUNREACH"])
 def test_a_datagram_that_cannot_be_sent_is_lost_and_no_more(
-    other_system, server, client, code, number
+    other_system, server, client, code, number, caplog
 ):
+    caplog.set_level(logging.INFO, "helpers.udp")
     other_system.fails["send"] = {number: OSError(getattr(errno, code), "only this once")}
     move_both_ways(server, client)
     so_many = [sock for sock in other_system.made if sock.calls["send"] >= number]
     assert len(so_many) == 2  # the client's and the server's
+    told = [record.getMessage() for record in caplog.records if record.name == "helpers.udp"]
+    assert len(told) == 2
+    assert all(
+        text.endswith("and is lost: " + str(other_system.fails["send"][number])) for text in told
+    )
     assert len(client._transport._transport._all) == 1
 
 
