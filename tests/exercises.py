@@ -130,6 +130,7 @@ def main(arguments=()):
         if stored := _stored(name):
             _keep_outputs(stored, notebook)
         nbformat.write(notebook, shipped.FOLDER / name)
+        shipped.record([name])  # now: a cell may fail before all are run and recorded
         print(f"notebooks/{name}: written from its solutions")
 
 

@@ -129,7 +129,14 @@ def half_a_merge(path):
     path.write_text("<<<<<<< HEAD\n" + path.read_text())
 
 
-@pytest.mark.parametrize("change", [answer, edit_a_text, add_a_cell, half_a_merge])
+def no_text_at_all(path):
+    path.write_bytes(b"\xff\xfe")
+
+
+CHANGES = [answer, edit_a_text, add_a_cell, half_a_merge, no_text_at_all]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_a_learner_wrote_is_lost_only_when_asked_for(written, change):
     change(written)
     before = written.read_bytes()
@@ -143,6 +150,14 @@ def test_what_a_learner_wrote_is_lost_only_when_asked_for(written, change):
     assert written.read_bytes() == before
     exercises.main(["--overwrite"])
     assert list(exercises.drifted()) == []
+
+
+def test_what_an_author_has_written_twice_is_no_learners(written):
+    """A cell may have failed in between, before the new outputs were stored."""
+    for source in ["check(41)", "check(43)"]:
+        edit(written.parent / "solutions" / "01.ipynb", 3, source)
+        exercises.main()
+        assert exercises.read(written).cells[2].source == source
 
 
 def test_outputs_alone_are_no_loss(written):
