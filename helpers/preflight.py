@@ -94,8 +94,11 @@ def _result(name: str, check: Callable[[], str]) -> Result:
 
     # A daemon: one that hangs holds up neither the other checks nor the end of the program.
     threading.Thread(target=judge, name=f"check of {name}", daemon=True).start()
+    deadline = time.monotonic() + CHECK_TIMEOUT_S
     try:
-        ended.wait(CHECK_TIMEOUT_S)
+        # In slices: on Windows no interrupt ends such a wait.
+        while time.monotonic() < deadline and not ended.wait(min(1.0, CHECK_TIMEOUT_S)):
+            pass
     except KeyboardInterrupt:
         ended.wait(INTERRUPT_GRACE_S)  # it ends its kernel, and removes its files
         raise

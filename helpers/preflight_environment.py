@@ -44,7 +44,7 @@ def python() -> str:
     if sys.version_info[:2] < OLDEST:
         raise Fault(
             f"{version} is too old, so nothing else was tried.",
-            f"Install Python {oldest} or later, then `make lab PYTHON=/path/to/it`.",
+            f"Install Python {oldest} to {newest}, then `make lab PYTHON=/path/to/it`.",
         )
     for name in OPTIONAL_PARTS:
         try:

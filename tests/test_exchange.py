@@ -185,9 +185,9 @@ def test_flushed_chunks_come_in_order_and_on_time(server, client):
         for number, chunk in enumerate(response.iter_raw()):
             arrived_at.append(time.perf_counter())
             assert chunk == b"%d" % number
-    # Typically a millisecond.
-    pairs = zip(flushed_at, arrived_at, strict=True)
-    assert sorted(arrived - flushed for flushed, arrived in pairs)[5] < 0.02
+    # Most are there before the next one is made.
+    pairs = zip(flushed_at[1:], arrived_at, strict=False)
+    assert sum(arrived < next_flushed for next_flushed, arrived in pairs) > 4
     assert arrived_at[-1] - arrived_at[0] > 0.18 / 5
 
 

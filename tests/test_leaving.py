@@ -594,6 +594,7 @@ async def test_100_clients_that_came_and_went_leave_nothing(
                 pass
 
     await come_and_go("/hello")
+    assert await comes_to([], lambda: server._listener.connections) == []
     before = await settled(lambda: what_is_held(loops))
     for _ in range(5):
         await asyncio.gather(*(come_and_go(path) for path in ["/hello", "/writes"] * 10))

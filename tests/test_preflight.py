@@ -226,8 +226,8 @@ def test_a_python_that_is_too_old_ends_it(monkeypatch, capsys):
     assert preflight.main() == 1
     line, summary = capsys.readouterr().out.splitlines()
     assert line == (
-        "[FAIL] Python: 3.10.14 is too old, so nothing else was tried. Install Python 3.11 or "
-        "later, then `make lab PYTHON=/path/to/it`."
+        "[FAIL] Python: 3.10.14 is too old, so nothing else was tried. Install Python 3.11 to "
+        "3.14, then `make lab PYTHON=/path/to/it`."
     )
     assert summary == "1 of 7 checks failed: Python. Begin with the first."
 
