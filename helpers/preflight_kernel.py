@@ -103,7 +103,8 @@ async def _ask(kernel: Any, directory: Path) -> dict[str, Any]:
                 env={**os.environ, "IPYTHONDIR": str(directory)},
             )
             client = kernel.client()
-            client.start_channels()
+            # Without the heartbeat's thread, which may outlive the sockets when this ends early.
+            client.start_channels(stdin=False, hb=False)
             try:
                 await client.wait_for_ready(timeout=KERNEL_TIMEOUT_S)
                 reply = await client.execute(
