@@ -161,6 +161,11 @@ def _why_not_slowed(trial: Trial, written_s: list[float]) -> str | None:
             "the bytes were read first, and you slept after. Only what is left unread holds up a "
             "writer."
         )
+    if trial.own_s < trial.ended_s / 3:
+        return (
+            f"Nobody was slow: of {trial.ended_s:.2f} s your reader took {trial.own_s:.2f} s for "
+            "itself, and for the rest it waited. Sleep in between."
+        )
     if trial.result.chunks[-1][0] < trial.ended_s / 2:
         return (
             "The writer was slowed down, but the Timeline does not show it: note the time of each "

@@ -16,7 +16,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import perf_counter
 
@@ -192,6 +192,7 @@ class _Run:
                 self._response = response
                 self._sent_at = response.extensions["request_sent_at"]
                 trial.status, trial.headers = response.status_code, response.headers
+                response.stream = _Observed(response.stream, trial)
                 trial.result = self._read(response)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the verdict tells it
             trial.client_error, trial.ending = error, Ending.FAILED
@@ -251,6 +252,28 @@ class _Run:
                 if self._beats == beats:
                     return False
         return False
+
+
+class _Observed(httpx2.SyncByteStream):
+    """A response's body; what its reader does between two pieces is the reader's own time."""
+
+    def __init__(self, body: httpx2.SyncByteStream, trial: Trial) -> None:
+        self._body = body
+        self._trial = trial
+        self._handed_over_at = perf_counter()
+
+    def __iter__(self) -> Iterator[bytes]:
+        pieces = iter(self._body)
+        while True:
+            self._trial.own_s += perf_counter() - self._handed_over_at
+            piece = next(pieces, None)
+            self._handed_over_at = perf_counter()
+            if piece is None:
+                return
+            yield piece
+
+    def close(self) -> None:
+        self._body.close()
 
 
 async def _answer(_: Request, response: Response) -> None:

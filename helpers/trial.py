@@ -40,6 +40,8 @@ class Trial:
     """Whether the request came to the handler."""
     blocked: bool = False
     """Whether the server's loop stood still for most of the time."""
+    own_s: float = 0.0
+    """How long the reader was busy with itself, rather than waiting for the next piece."""
     result: object = None
     """What `read` returned."""
 

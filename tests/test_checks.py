@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from helpers import oracle
+from helpers.blocking import BlockingBody
 from helpers.checks import LINES, check_largest_write, check_pairs, check_progress_feed
 from helpers.checks_takeover import check_broken_off, check_handed_over, check_slow_reader
 from helpers.timeline import Timeline
@@ -394,6 +395,18 @@ def test_slow_reader_right():
 )
 def test_slow_reader_wrong(answer, cause):
     assert cause in text(check_slow_reader(answer), State.WRONG)
+
+
+def test_slow_reader_wrong_when_only_the_machine_was_slow(monkeypatch):
+    """Then it waits for each piece, and sleeps for none."""
+    receive = BlockingBody._receive
+
+    def late(body):
+        time.sleep(0.05)
+        return receive(body)
+
+    monkeypatch.setattr(BlockingBody, "_receive", late)
+    assert "for the rest it waited" in text(check_slow_reader(reading(0)), State.WRONG)
 
 
 def test_slow_reader_wrong_when_it_takes_too_long(impatient):
