@@ -136,6 +136,16 @@ def interruptible():
     signal.signal(signal.SIGINT, earlier)
 
 
+@pytest.fixture(scope="module")
+def one_connection():
+    """Give a busy machine time for a sign of life, where tests count on one connection."""
+    from helpers import client
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "PING_TIMEOUT_S", 30.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def anyio_backend():
     """Tests marked with anyio run on asyncio alone, as aioquic does."""

@@ -27,6 +27,8 @@ WHOLE_MB = 80
 QUIET_S = 0.5
 CONCURRENT_STREAMS = 128  # what aioquic allows a peer (quic/connection.py 328)
 
+pytestmark = pytest.mark.usefixtures("one_connection")
+
 
 @pytest.fixture
 def serving(credentials):

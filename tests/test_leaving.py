@@ -34,6 +34,8 @@ COMES_S = 30.0
 QUIET_S = 0.3
 LOOK_EVERY_S = 0.25  # a look goes through all objects of the process
 
+pytestmark = pytest.mark.usefixtures("one_connection")
+
 
 class Departure(NamedTuple):
     """What a handler got, and when; without the exception, which would hold on to its stream."""

@@ -150,14 +150,14 @@ def under_attack(credentials, **settings):
 
 
 @pytest.fixture(scope="module")
-def target(credentials):
+def target(credentials, one_connection):
     """One server for all tests of a module that break nothing for each other."""
     with under_attack(credentials) as target:
         yield target
 
 
 @pytest.fixture
-def impatient(credentials, monkeypatch):
+def impatient(credentials, one_connection, monkeypatch):
     """A server that gives a client one second of silence, and one second for its handshake."""
     monkeypatch.setattr(driver, "HANDSHAKE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(driver, "KEEP_ALIVE_AFTER_S", 0.2)
