@@ -4,21 +4,42 @@ Where a learner has changed one, what ships in its place comes from its solution
 its stead. A notebook that is named on the command line is tested as it stands, whoever wrote it.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import nbformat
+import nbval.kernel
 import pytest
 from nbval.plugin import IPyNbFile
 
 from tests import exercises, shipped
 
+KERNEL_ATTEMPTS = 3
+
 
 def pytest_configure(config):
     # nbval takes the path in .pytest.ini for one below the caller's folder.
     config.option.nbval_sanitize_with = str(shipped.ROOT / "tests" / "nbval_sanitize.cfg")
+    nbval.kernel.start_new_kernel = again_where_it_died(nbval.kernel.start_new_kernel)
+
+
+def again_where_it_died(start):
+    """Return what starts a kernel as `start` does, but up to three times.
+
+    Jupyter chooses a kernel's ports before the kernel binds them. Beside others that start at the
+    same moment, one of them may be taken by then, and the kernel dies before it has said a word.
+    """
+
+    def start_again(**options):
+        for _ in range(KERNEL_ATTEMPTS - 1):
+            with contextlib.suppress(RuntimeError):
+                return start(**options)
+        return start(**options)
+
+    return start_again
 
 
 def pytest_ignore_collect(collection_path):

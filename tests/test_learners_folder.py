@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from tests import exercises, shipped
+from tests import collected_notebooks, exercises, shipped
 
 ROOT = Path(__file__).parent.parent
 COPIED = [
@@ -153,3 +153,26 @@ def test_in_ci_every_change_is_the_projects_and_fails(monkeypatch):
     shipped.none_but_a_learners([])
     with pytest.raises(pytest.fail.Exception, match=r"make notebooks.*notebooks/01\.ipynb"):
         shipped.none_but_a_learners(["notebooks/01.ipynb"])
+
+
+@pytest.mark.parametrize("deaths", [0, 2])
+def test_a_kernel_whose_port_was_taken_is_started_again(deaths):
+    said = iter([RuntimeError("Kernel died before replying to kernel_info")] * deaths + ["kernel"])
+
+    def start(**options):
+        assert options == {"kernel_name": "python3"}
+        answer = next(said)
+        if isinstance(answer, RuntimeError):
+            raise answer
+        return answer
+
+    start_again = collected_notebooks.again_where_it_died(start)
+    assert start_again(kernel_name="python3") == "kernel"
+
+
+def test_a_kernel_that_never_starts_is_told():
+    def start():
+        raise RuntimeError("no ipykernel")
+
+    with pytest.raises(RuntimeError, match="no ipykernel"):
+        collected_notebooks.again_where_it_died(start)()
