@@ -28,8 +28,8 @@ from helpers.stream import HTTP3Stream
 logger = logging.getLogger("helpers.server")
 
 # A handler that keeps the loop for longer than this holds up every other request. On a busy machine
-# that happens to everybody, and is no fault: then the beats are late as well, and it is not the
-# handler that had the processor.
+# that happens to everybody, and is no fault: then the beats are late as well, or find the thread in
+# the helpers' own code, and it is not the handler that had the processor.
 BLOCKING_S = 0.08
 BLOCKING_BEATS = 3
 
@@ -223,7 +223,7 @@ def _watched(
     step, argument = handler.send, None
     while True:
         beats.go_on()
-        started, first_beat = time.perf_counter(), beats.count
+        started, first_beat = time.perf_counter(), beats.elsewhere
         computed_s = -time.thread_time()
         try:
             awaited = step(argument)
@@ -232,7 +232,7 @@ def _watched(
         finally:
             elapsed_s = time.perf_counter() - started
             computed_s += time.thread_time()
-            is_to_blame = computed_s > BLOCKING_S or beats.count - first_beat >= BLOCKING_BEATS
+            is_to_blame = computed_s > BLOCKING_S or beats.elsewhere - first_beat >= BLOCKING_BEATS
             if elapsed_s > BLOCKING_S and is_to_blame and not route.blocking_reported:
                 route.blocking_reported = True
                 _report_blocking(route, elapsed_s)

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import aioquic
 import pytest
 
 from helpers import beats
@@ -35,6 +36,22 @@ def test_it_counts_beside_what_blocks_another_thread(clock):
     before, started = clock.count, time.perf_counter()
     comes(lambda: clock.count > before + 5)
     assert time.perf_counter() - started > 4 * beats.EVERY_S
+
+
+@pytest.mark.parametrize(
+    ("file", "is_elsewhere"),
+    [(__file__, True), (beats.__file__, False), (aioquic.__file__, False)],
+)
+def test_it_tells_whose_code_keeps_the_thread_that_asked(clock, file, is_elsewhere):
+    """A lock that nobody releases keeps a thread in C, called from a line of `file`."""
+    keep = compile("while clock.count < until: lock.acquire(timeout=0.1)", file, "exec")
+    lock = threading.Lock()
+    with lock:
+        clock.go_on()
+        before = clock.elsewhere
+        exec(keep, {"clock": clock, "lock": lock, "until": clock.count + 6})
+        found = clock.elsewhere - before
+    assert found >= 3 if is_elsewhere else found <= 1  # a beat may come in this file's own lines
 
 
 def test_it_rests_when_nobody_has_asked_for_long_and_goes_on_when_somebody_does(clock, monkeypatch):

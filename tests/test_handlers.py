@@ -10,6 +10,7 @@ from concurrent.futures import Future
 import httpx2
 import pytest
 
+from helpers import udp
 from helpers.client import HTTP3Transport
 from helpers.errors import BodyTooLarge, ClientDisconnected, UsageError
 
@@ -342,6 +343,18 @@ def test_who_is_late_because_the_machine_is_busy_is_not_reported(server, client,
     @server.route("/slow")
     async def descheduled(request, response):
         time.sleep(0.4)  # noqa: ASYNC251
+
+    client.get(server.url("/slow"))
+    assert caplog.records == []
+
+
+def test_who_waits_for_a_turn_while_the_helpers_send_is_not_reported(server, client, caplog):
+    """Where other threads keep the processor, or Python's global lock, each send takes long."""
+    send = compile("sleep(0.4)", udp.__file__, "exec")
+
+    @server.route("/slow")
+    async def sends(request, response):
+        exec(send, {"sleep": time.sleep})
 
     client.get(server.url("/slow"))
     assert caplog.records == []
