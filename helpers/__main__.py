@@ -15,8 +15,7 @@ import httpx2
 from helpers.certificates import load_or_create
 from helpers.client import HTTP3Transport
 from helpers.exchange import Flusher, Request, Response
-from helpers.handlers import Handler
-from helpers.server import Server
+from helpers.server import Handler, Server
 
 INTERRUPTED = 130  # what shells report for Ctrl-C: 128 and the number of SIGINT
 

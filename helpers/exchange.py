@@ -14,9 +14,7 @@ import httpx2
 from aioquic.h3.connection import ErrorCode
 
 from helpers.errors import BodyTooLarge, ContentLengthError, UsageError, in_one_line
-from helpers.fields import NAME, Fields, Headers, encode_fields
-from helpers.halves import Half
-from helpers.stream import HTTP3Stream
+from helpers.stream import NAME, Fields, Half, Headers, HTTP3Stream, encode_fields
 
 BUFFER_BYTES = 4096
 

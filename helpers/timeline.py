@@ -16,7 +16,7 @@ import httpx2
 # Takes a while in a notebook: not while a response is waiting to be read.
 from tqdm.auto import tqdm
 
-from helpers import style
+from helpers.display import style
 from helpers.errors import UsageError
 
 if TYPE_CHECKING:

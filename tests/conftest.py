@@ -139,7 +139,7 @@ def interruptible():
 @pytest.fixture(scope="module")
 def one_connection():
     """Give a busy machine time for a sign of life, where tests count on one connection."""
-    from helpers import client
+    from helpers.client import transports as client
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "PING_TIMEOUT_S", 30.0)

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from helpers.client import AsyncHTTP3Transport
-from helpers.flow_control import (
+from helpers.connection.aioquic_inside.flow_control import (
     CONNECTION_WINDOW_BYTES,
     STREAM_WINDOW_BYTES,
     UNACKNOWLEDGED_LIMIT_BYTES,

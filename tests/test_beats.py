@@ -6,8 +6,8 @@ import time
 import aioquic
 import pytest
 
-from helpers import beats
-from helpers.beats import Beats
+from helpers.server import beats
+from helpers.server.beats import Beats
 
 WAIT_S = 30.0
 

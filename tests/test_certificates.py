@@ -21,13 +21,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from helpers import certificates, pem
-from helpers.certificates import (
+from helpers.certificates import credentials as certificates
+from helpers.certificates import describe, load_or_create, pem
+from helpers.certificates.credentials import (
     check_ca_file,
     check_key_pair,
-    describe,
     explain_verification_failure,
-    load_or_create,
     spki_sha256,
 )
 from helpers.errors import CertificateFileError, UsageError

@@ -11,13 +11,20 @@ import time
 import httpx2
 import pytest
 
-from helpers import oracle
-from helpers.blocking import BlockingBody
-from helpers.checks import LINES, check_largest_write, check_pairs, check_progress_feed
-from helpers.checks_takeover import check_broken_off, check_handed_over, check_slow_reader
+from helpers.checks import (
+    check_broken_off,
+    check_handed_over,
+    check_largest_write,
+    check_pairs,
+    check_progress_feed,
+    check_slow_reader,
+)
+from helpers.checks import run as oracle
+from helpers.checks.buffered_stream import LINES
+from helpers.checks.trial import Ending, Trial
+from helpers.checks.verdict import State
+from helpers.client.blocking import BlockingBody
 from helpers.timeline import Timeline
-from helpers.trial import Ending, Trial
-from helpers.verdict import State
 
 SSE = {"content-type": "text/event-stream"}
 HANDLER_CHECKS = [

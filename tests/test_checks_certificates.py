@@ -8,10 +8,11 @@ from aioquic import tls
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from helpers import checks_certificates
 from helpers.certificates import Credentials, load_or_create
-from helpers.checks_certificates import check_accepts, check_bundle, check_second_name, refusal
-from helpers.verdict import State
+from helpers.checks import certificates as checks_certificates
+from helpers.checks import check_accepts, check_bundle, check_second_name
+from helpers.checks.certificates import refusal
+from helpers.checks.verdict import State
 
 
 @pytest.fixture(scope="module")

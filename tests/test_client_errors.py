@@ -20,9 +20,10 @@ import trustme
 from aioquic.h3.connection import ErrorCode
 from aioquic.h3.events import HeadersReceived
 
-from helpers import connection, driver
 from helpers.certificates import load_or_create
 from helpers.client import AsyncHTTP3Transport, HTTP3Transport
+from helpers.connection import driver
+from helpers.connection import http3 as connection
 from helpers.errors import CertificateFileError, ConnectionLost, MalformedMessage, StreamReset
 from helpers.server import Server
 from tests.interop.processes import server_process

@@ -7,8 +7,9 @@ import pytest
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import Epoch
 
-from helpers.connection import HTTP3Connection, new_configuration
-from helpers.driver import State
+from helpers.connection import HTTP3Connection
+from helpers.connection.driver import State
+from helpers.connection.http3 import new_configuration
 
 
 def test_a_finished_handshake_keeps_no_buffers(server, client):

@@ -21,15 +21,15 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.stream import QuicStreamReceiver
 from cryptography import x509
 
-from helpers import flow_control
-from helpers.flow_control import (
+from helpers.connection.aioquic_inside import flow_control
+from helpers.connection.aioquic_inside.flow_control import (
     AIOQUIC_VERSION,
     LOOPBACK_DATAGRAM_BYTES,
     STREAM_WINDOW_BYTES,
     FlowControl,
     HTTP3Layer,
 )
-from helpers.udp import MAX_DATAGRAM_BYTES
+from helpers.connection.udp import MAX_DATAGRAM_BYTES
 
 LOOPBACK = ("127.0.0.1", 4433)
 ELSEWHERE = ("192.0.2.1", 4433)

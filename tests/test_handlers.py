@@ -10,8 +10,8 @@ from concurrent.futures import Future
 import httpx2
 import pytest
 
-from helpers import udp
 from helpers.client import HTTP3Transport
+from helpers.connection import udp
 from helpers.errors import BodyTooLarge, ClientDisconnected, UsageError
 
 WAIT_S = 30.0

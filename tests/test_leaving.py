@@ -18,9 +18,9 @@ import psutil
 import pytest
 from aioquic.h3.connection import ErrorCode
 
-from helpers import connection, driver
 from helpers.client import AsyncHTTP3Transport, HTTP3Transport
-from helpers.connection import HTTP3Connection
+from helpers.connection import HTTP3Connection, driver
+from helpers.connection import http3 as connection
 from helpers.errors import ClientDisconnected, PeerError
 from helpers.server import Server
 from helpers.stream import HTTP3Stream

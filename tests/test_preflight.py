@@ -23,8 +23,11 @@ import psutil
 import pytest
 from jupyter_client.channels import HBChannel
 
-from helpers import certificates, preflight, preflight_environment, preflight_kernel
+from helpers.certificates import credentials as certificates
 from helpers.exchange import Response
+from helpers.preflight import __main__ as preflight
+from helpers.preflight import environment as preflight_environment
+from helpers.preflight import kernel as preflight_kernel
 from helpers.server import Server
 from tests import shipped
 

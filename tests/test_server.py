@@ -18,12 +18,11 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 
-from helpers import listener
 from helpers.certificates import load_or_create
 from helpers.client import HTTP3Transport
+from helpers.connection.udp import UDPSocket
 from helpers.errors import CertificateFileError, ServerStartError, UsageError
-from helpers.server import Server
-from helpers.udp import UDPSocket
+from helpers.server import Server, listener
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 30.0

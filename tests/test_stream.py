@@ -9,9 +9,13 @@ import warnings
 import pytest
 from aioquic.h3.connection import ErrorCode
 
-from helpers import driver
 from helpers.client import AsyncHTTP3Transport
-from helpers.connection import new_configuration
+from helpers.connection import driver
+from helpers.connection.aioquic_inside.flow_control import (
+    STREAM_WINDOW_BYTES,
+    UNACKNOWLEDGED_LIMIT_BYTES,
+)
+from helpers.connection.http3 import new_configuration
 from helpers.errors import (
     ClientDisconnected,
     ConnectionLost,
@@ -19,10 +23,10 @@ from helpers.errors import (
     StreamReset,
     UsageError,
 )
-from helpers.flow_control import STREAM_WINDOW_BYTES, UNACKNOWLEDGED_LIMIT_BYTES
-from helpers.halves import MAX_WAITING_DATAGRAMS, Half
-from helpers.listener import Listener
-from helpers.stream import MAX_DATA_FRAME_BYTES, HTTP3Stream
+from helpers.server.listener import Listener
+from helpers.stream import HTTP3Stream
+from helpers.stream.halves import MAX_WAITING_DATAGRAMS, Half
+from helpers.stream.stream import MAX_DATA_FRAME_BYTES
 
 pytestmark = pytest.mark.anyio  # says nothing to tests that are not async
 

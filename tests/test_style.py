@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from helpers import style
+from helpers.display import style
 
 ROOT = Path(__file__).parent.parent
 

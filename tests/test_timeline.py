@@ -6,7 +6,8 @@ import httpx2
 import pytest
 from matplotlib.image import imread
 
-from helpers import style, timeline
+from helpers import timeline
+from helpers.display import style
 from helpers.errors import UsageError
 from helpers.timeline import Timeline
 

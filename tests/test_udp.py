@@ -12,8 +12,8 @@ from collections import Counter
 import httpx2
 import pytest
 
-from helpers import udp
-from helpers.udp import (
+from helpers.connection import udp
+from helpers.connection.udp import (
     DATAGRAMS_PER_TURN,
     SOCKET_BUFFER_BYTES,
     UDPSocket,

@@ -19,16 +19,16 @@ import pytest
 import trustme
 from aioquic.quic.configuration import QuicConfiguration
 
-from helpers import style
 from helpers.client import HTTP3Transport
+from helpers.display import style
+from helpers.display.table import Table
 from helpers.errors import UsageError
-from helpers.frames import Connection, Packet, http3_rows
-from helpers.handshake import Handshake
-from helpers.ladder import MAX_FRAMES, draw
-from helpers.qlog import Recorder
 from helpers.server import Server
-from helpers.table import Table
 from helpers.wire import WireLog
+from helpers.wire.frames import Connection, Packet, http3_rows
+from helpers.wire.handshake import Handshake
+from helpers.wire.ladder import MAX_FRAMES, draw
+from helpers.wire.qlog import Recorder
 
 ROOT = Path(__file__).parent.parent
 LINES = [f"line {number}\n" for number in range(1, 11)]

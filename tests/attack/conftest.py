@@ -8,8 +8,8 @@ import time
 import httpx2
 import pytest
 
-from helpers import driver
 from helpers.client import HTTP3Transport
+from helpers.connection import driver
 from helpers.server import Server
 
 # A request takes about 2 ms; one that an attack holds up would wait for it to end.

@@ -14,8 +14,8 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 
-from helpers import listener
 from helpers.client import HTTP3Transport
+from helpers.server import listener
 from tests.attack.tools import (
     HOST,
     UNKNOWN_VERSION,

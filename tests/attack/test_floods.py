@@ -9,9 +9,9 @@ import time
 import httpx2
 from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
 
-from helpers import listener
 from helpers.client import HTTP3Transport
 from helpers.connection import HTTP3Connection
+from helpers.server import listener
 from tests.attack.conftest import AT_ONCE_S
 from tests.attack.tools import (
     ROUNDS,

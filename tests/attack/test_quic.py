@@ -7,8 +7,8 @@ import pytest
 from aioquic.h3.connection import ErrorCode
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
-from helpers import flow_control
-from helpers.halves import MAX_WAITING_DATAGRAM_BYTES
+from helpers.connection.aioquic_inside import flow_control
+from helpers.stream.halves import MAX_WAITING_DATAGRAM_BYTES
 from tests.attack.tools import GET, WAIT_S, Attacker, headers, request, varint
 
 STREAM = QuicFrameType.STREAM_BASE | 6  # with an offset and a length

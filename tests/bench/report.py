@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from helpers import style
+from helpers.display import style
 from tests.bench.results import Figures, Line
 
 if TYPE_CHECKING:

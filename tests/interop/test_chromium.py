@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from aioquic.h3.connection import ErrorCode
 
-from helpers import flow_control
-from helpers.certificates import spki_sha256
+from helpers.certificates.credentials import spki_sha256
+from helpers.connection.aioquic_inside import flow_control
 from helpers.errors import ClientDisconnected
 from helpers.server import Server
 

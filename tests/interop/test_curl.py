@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from helpers import flow_control
+from helpers.connection.aioquic_inside import flow_control
 
 curl_cffi = pytest.importorskip("curl_cffi", reason="needs the package curl_cffi")
 

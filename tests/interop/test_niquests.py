@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from helpers import flow_control
+from helpers.connection.aioquic_inside import flow_control
 
 niquests = pytest.importorskip("niquests", reason="needs the package niquests")
 

@@ -16,8 +16,8 @@ from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic import connection
 from aioquic.quic.events import StopSendingReceived
 
-from helpers import flow_control
 from helpers.client import AsyncHTTP3Transport
+from helpers.connection.aioquic_inside import flow_control
 from tests.interop.processes import gtls_server, server_process
 from tests.interop.scripted import Scripted, scripted_server
 

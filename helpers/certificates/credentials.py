@@ -1,0 +1,290 @@
+"""A throwaway CA and the certificate it issues: made, checked, described.
+
+HTTP/3 has no plain-text form: QUIC carries TLS 1.3 inside (RFC 9001 section 4), so even a server
+on localhost needs a certificate, and its client a reason to trust it. Here that reason is a CA of
+your own, made by trustme. The CA's key is never written to disk: nobody, not even you, can issue
+a second certificate with it.
+"""
+
+import base64
+import contextlib
+import hashlib
+import ipaddress
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from html import escape
+from pathlib import Path
+
+import trustme
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
+
+from helpers.certificates import pem
+from helpers.errors import CertificateFileError
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+# What public CAs commonly grant a web server: long enough for a course, and a copy that is
+# forgotten on some disk stops working by itself.
+VALIDITY = timedelta(days=90)
+# Clocks of containers and virtual machines run behind their host's.
+CLOCK_SKEW = timedelta(hours=1)
+# A kernel that stays open overnight must not see its certificate expire.
+MARGIN = timedelta(days=1)
+LOCK_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Three PEM files: what a client trusts (`ca_file`), what a server shows and signs with."""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+
+
+def load_or_create(
+    directory: str | os.PathLike[str] = "certs", names: Sequence[str] = LOCAL_NAMES
+) -> Credentials:
+    """Return ca.pem, cert.pem and key.pem in `directory`, made anew unless they still serve.
+
+    They serve while all three parse and belong together, and the certificate holds each of `names`
+    (host names or IP addresses) and is valid for another day. Any number of notebooks may call
+    this at once. A call with other names replaces the files: give each set of names a directory of
+    its own.
+
+    Raises CertificateFileError where the directory cannot be used, or holds a certificate that
+    trustme did not make; that one is never overwritten.
+    """
+    directory = Path(directory)
+    names = (names,) if isinstance(names, str) else tuple(names)
+    files = Credentials(*(directory / name for name in ("ca.pem", "cert.pem", "key.pem")))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory / ".lock"):
+            if not _serve(files, names):
+                _refuse_foreign(files.cert_file)
+                create(files, names)
+    except (OSError, sqlite3.Error) as error:
+        raise CertificateFileError(
+            f"Cannot keep certificates in {directory}: {error}. Pass a directory that you may "
+            "write to, and that no other program keeps locked."
+        ) from error
+    return files
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # SQLite's is the one lock in the standard library that works alike on Linux, macOS and
+    # Windows, waits with a bound, and is let go of by the system when its process dies.
+    with contextlib.closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT_S)) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def _serve(files: Credentials, names: Sequence[str]) -> bool:
+    try:
+        (leaf, *_), _ = check_key_pair(files.cert_file, files.key_file)
+        leaf.verify_directly_issued_by(pem.read_certificates(files.ca_file)[0])
+    except (CertificateFileError, ValueError, TypeError, InvalidSignature):
+        return False
+    now = datetime.now(UTC)
+    in_time = leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc - MARGIN
+    return in_time and {_as_in_certificate(name) for name in names} <= set(pem.names(leaf))
+
+
+def _as_in_certificate(name: str) -> str:
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name.encode("idna").decode().lower()
+
+
+def _refuse_foreign(cert_file: Path) -> None:
+    try:
+        issuer = pem.read_certificates(cert_file)[0].issuer.rfc4514_string()
+    except CertificateFileError:
+        return
+    if "trustme" not in issuer:
+        raise CertificateFileError(
+            f"{cert_file} was issued by {issuer}, and would be replaced together with its key. "
+            "Pass another directory, or move these files away."
+        )
+
+
+def create(files: Credentials, names: Sequence[str]) -> None:
+    """Write a new CA's certificate, and a server's certificate with its key that this CA issued.
+
+    `load_or_create` calls this, one caller at a time.
+    """
+    now = datetime.now(UTC)
+    ca = trustme.CA(organization_unit_name="Throwaway CA")
+    leaf = ca.issue_cert(
+        *names,
+        organization_unit_name="Throwaway server",
+        not_before=now - CLOCK_SKEW,
+        not_after=now + VALIDITY,
+    )
+    # Whoever dies between two of these leaves files that do not belong together: the next caller
+    # finds that out, and makes all three anew.
+    _write(files.key_file, leaf.private_key_pem.bytes(), mode=0o600)
+    _write(files.ca_file, ca.cert_pem.bytes(), mode=0o644)
+    _write(files.cert_file, leaf.cert_chain_pems[0].bytes(), mode=0o644)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    new = path.with_suffix(".pem.new")
+    new.unlink(missing_ok=True)
+    new.touch(mode, exist_ok=False)
+    new.write_bytes(data)
+    new.replace(path)
+
+
+def check_ca_file(path: str | os.PathLike[str]) -> None:
+    """Check that a client can trust what is in `path`: a root CA, or a self-signed certificate.
+
+    Raises CertificateFileError with the path, what is wrong with it, and the remedy.
+    """
+    certificates = pem.read_certificates(path)
+    if not any(certificate.issuer == certificate.subject for certificate in certificates):
+        issuer = certificates[-1].issuer.rfc4514_string()
+        raise CertificateFileError(
+            f"{path} holds no root CA: what is in it was issued by {issuer}. Pass the file of that "
+            "one, such as ca.pem."
+        )
+
+
+def check_key_pair(
+    cert_file: str | os.PathLike[str], key_file: str | os.PathLike[str]
+) -> tuple[list[x509.Certificate], PrivateKeyTypes]:
+    """Return the certificates in `cert_file`, the server's first, and the key that fits it.
+
+    Raises CertificateFileError where either file cannot be used or the two do not belong
+    together, with the paths, what is wrong, and the remedy.
+    """
+    certificates, key = pem.read_certificates(cert_file), pem.read_key(key_file)
+    if pem.public_key_der(certificates[0].public_key()) != pem.public_key_der(key.public_key()):
+        raise CertificateFileError(
+            f"The key in {key_file} does not match the certificate in {cert_file}. Pass the two "
+            "files that were made together."
+        )
+    return certificates, key
+
+
+def spki_sha256(cert_file: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of the first certificate's public key in Base64.
+
+    That is the form which Chromium takes in --ignore-certificate-errors-spki-list.
+    """
+    key = pem.read_certificates(cert_file)[0].public_key()
+    return base64.b64encode(hashlib.sha256(pem.public_key_der(key)).digest()).decode()
+
+
+def explain_verification_failure(
+    certificate: x509.Certificate | None, server_name: str, reason: str
+) -> str:
+    """Return why a client refused a server's certificate, and what to do.
+
+    `reason` is aioquic's text for the failure, `certificate` what the server sent, or None where
+    it is no longer at hand.
+    """
+    if reason == "Certificate is no longer valid":
+        until = f" on {_time(certificate.not_valid_after_utc)}" if certificate else ""
+        return f"Certificate expired{until}. Make a new one, or set this machine's clock."
+    if reason == "Certificate is not valid yet":
+        since = f"before {_time(certificate.not_valid_before_utc)}" if certificate else "yet"
+        return f"Certificate is not valid {since}. Make a new one, or set this machine's clock."
+    if reason.startswith("hostname ") or "subjectAltName" in reason:
+        names = (", ".join(pem.names(certificate)) or "no name") if certificate else "other names"
+        return f"Certificate is for {names}, not for {server_name!r}."
+    return f"Certificate not trusted: {reason}. Pass ca_file=... of the CA that issued it."
+
+
+@dataclass(frozen=True, repr=False)
+class Description:
+    """What a certificate says: text where printed, a table where a notebook shows it.
+
+    `not_before` and `not_after` are in UTC; `sha256` is the fingerprint of the whole certificate.
+    `chain` holds the certificates that follow in the same file, each the issuer of the one before.
+    """
+
+    title: str
+    subject: str
+    issuer: str
+    names: tuple[str, ...]
+    not_before: datetime
+    not_after: datetime
+    key_type: str
+    sha256: str
+    is_ca: bool
+    chain: tuple["Description", ...] = ()
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        yield "subject", self.subject
+        yield "issuer", self.issuer + " (itself)" * (self.issuer == self.subject)
+        yield "names", ", ".join(self.names) or "none"
+        yield "valid", f"{_time(self.not_before)} to {_time(self.not_after)}"
+        yield "key", self.key_type
+        yield "is a CA", "yes: it may issue others" if self.is_ca else "no"
+        yield "SHA-256", self.sha256
+
+    def __repr__(self) -> str:
+        lines = [self.title, *(f"  {label:<9}{value}" for label, value in self._rows())]
+        return "\n".join([*lines, *map(repr, self.chain)])
+
+    def _repr_html_(self) -> str:
+        # Text and lines take the page's colours: readable on light and on dark.
+        left = "text-align: left; vertical-align: top"
+        rows = "\n".join(
+            f'<tr><th scope="row" style="{left}; white-space: nowrap">{escape(label)}</th>'
+            f'<td style="{left}; overflow-wrap: anywhere">{escape(value)}</td></tr>'
+            for label, value in self._rows()
+        )
+        border = "border: 1px solid var(--jp-border-color1, currentColor)"
+        caption = f'<caption style="{left}; font-weight: bold">{escape(self.title)}</caption>'
+        card = f'<table style="{border}; margin: 0.5em 0">\n{caption}\n{rows}\n</table>\n'
+        return card + "".join(issuer._repr_html_() for issuer in self.chain)
+
+
+def describe(path: str | os.PathLike[str]) -> Description:
+    """Return what the first certificate in a PEM file says, with those that follow as its chain.
+
+    Raises CertificateFileError where the file holds no certificate.
+    """
+    path = Path(path)
+    first, *others = pem.read_certificates(path)
+    chain = tuple(_describe(c, f"{path.name}, certificate {n}") for n, c in enumerate(others, 2))
+    return _describe(first, path.name, chain)
+
+
+def _describe(
+    certificate: x509.Certificate, title: str, chain: tuple[Description, ...] = ()
+) -> Description:
+    return Description(
+        title=title,
+        subject=certificate.subject.rfc4514_string(),
+        issuer=certificate.issuer.rfc4514_string(),
+        names=tuple(pem.names(certificate)),
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        key_type=_key_type(certificate.public_key()),
+        sha256=certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
+        is_ca=pem.is_ca(certificate),
+        chain=chain,
+    )
+
+
+def _key_type(key: PublicKeyTypes) -> str:
+    if hasattr(key, "curve"):
+        return f"EC {key.curve.name}"
+    name = type(key).__name__.strip("_").removesuffix("PublicKey")
+    return f"{name} {key.key_size} bits" if hasattr(key, "key_size") else name
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

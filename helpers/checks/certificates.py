@@ -1,0 +1,203 @@
+"""The oracle of the exercises on certificates: OpenSSL's own opinion, in handshakes without a wire.
+
+Client and server exchange TLS 1.3 messages through memory (Python's ssl), so any server name can
+be asked for without a name server, and nothing that the workbook itself wrote decides. A check
+never raises for a wrong answer: it returns a Verdict that names the cause.
+"""
+
+import inspect
+import ssl
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import EllipsisType
+
+import trustme
+
+from helpers.certificates import Credentials, check_ca_file, check_key_pair, load_or_create, pem
+from helpers.checks.verdict import Verdict, solved, unsolved, wrong
+from helpers.errors import CertificateFileError
+
+SECOND_NAME = "stream.test"
+HANDSHAKE_TURNS = 6
+ANSWER_TIMEOUT_S = 5.0
+
+Accepts = Callable[[Path, Path, str], bool]
+
+
+def refusal(credentials: Credentials, ca_file: Path, server_name: str) -> str | None:
+    """Return why a client that trusts `ca_file` refuses these credentials; None if it does not."""
+    server, client = (
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+    )
+    server.load_cert_chain(credentials.cert_file, credentials.key_file)
+    client.load_verify_locations(ca_file)
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        client.wrap_bio(to_client, to_server, server_hostname=server_name),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    )
+    for turn in range(HANDSHAKE_TURNS):
+        try:
+            ends[turn % 2].do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message.rstrip(".")
+    return None
+
+
+def check_second_name(answer: Credentials | EllipsisType, credentials: Credentials) -> Verdict:
+    """Check credentials for `localhost` and for `stream.test`, beside those of the notebook."""
+    if answer is ...:
+        return unsolved("`load_or_create` has a parameter `names`.")
+    if not isinstance(answer, Credentials):
+        return wrong(f"This is {answer!r}, no credentials. Assign what `load_or_create` returns.")
+    if answer.ca_file.resolve() == credentials.ca_file.resolve():
+        return wrong(
+            "This replaced the files that all notebooks share. A server that runs still shows the "
+            "old certificate, and a client that reads the new ca.pem refuses it. Pass a directory "
+            "of its own."
+        )
+    try:
+        (leaf, *_), _ = check_key_pair(answer.cert_file, answer.key_file)
+        check_ca_file(answer.ca_file)
+    except CertificateFileError as error:
+        return wrong(str(error))
+    names = ", ".join(pem.names(leaf))
+    if refused := refusal(answer, answer.ca_file, SECOND_NAME):
+        return wrong(
+            f"A client that asks for {SECOND_NAME!r} refuses: {refused}. It is for {names}."
+        )
+    if refused := refusal(answer, answer.ca_file, "localhost"):
+        return wrong(
+            f"A client that asks for 'localhost' now refuses: {refused}. It is for {names}, since "
+            "`names` takes the place of the usual ones: list these too."
+        )
+    return solved(f"Clients accept the certificate for each of {names}.")
+
+
+def check_bundle(
+    answer: Path | str | EllipsisType, first: Credentials, second: Credentials
+) -> Verdict:
+    """Check a file with which one client trusts the servers of two CAs, and no other."""
+    if answer is ...:
+        return unsolved("a PEM file may hold several certificates, one after the other.")
+    if not isinstance(answer, Path | str):
+        return wrong(f"This is {answer!r}. Assign the path of the file that you wrote.")
+    try:
+        check_ca_file(answer)
+    except CertificateFileError as error:
+        return wrong(str(error))
+    found = f"The file holds {len(pem.read_certificates(answer))} certificate(s)."
+    for number, credentials in (("first", first), ("second", second)):
+        if refused := refusal(credentials, Path(answer), "localhost"):
+            return wrong(
+                f"A client with this file refuses the {number} server: {refused}. {found} The "
+                f"{number} server's CA has to be among them."
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        if not refusal(load_or_create(folder), Path(answer), "localhost"):
+            return wrong("A client with this file trusts a server that neither CA vouches for.")
+    return solved("One client trusts both servers, and refuses a third one.")
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One certificate that a client is to accept or refuse, and what a wrong answer overlooks."""
+
+    title: str
+    cert_file: Path
+    ca_file: Path
+    name: str
+    expected: bool
+    cause: str
+
+
+def check_accepts(accepts: Accepts) -> Verdict:
+    """Check a function `accepts(cert_file, ca_file, name)` that decides as a TLS client does.
+
+    Calls it with certificates that are right or wrong in one point each; all calls together may
+    take 5 seconds.
+    """
+    if inspect.iscoroutinefunction(accepts):
+        return wrong("`accepts` is `async def`, so a call only makes a coroutine. Write `def`.")
+    if not callable(accepts):
+        return wrong(f"This is {accepts!r}, no function. Pass `accepts` itself, without a call.")
+    verdicts: list[Verdict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cases = list(_cases(Path(folder)))
+        thread = threading.Thread(
+            target=lambda: verdicts.append(_try_all(accepts, cases)), daemon=True
+        )
+        thread.start()
+        thread.join(ANSWER_TIMEOUT_S)
+    if not verdicts:
+        return wrong(f"`accepts` did not return within {ANSWER_TIMEOUT_S:g} seconds.")
+    return verdicts[0]
+
+
+def _try_all(accepts: Accepts, cases: list[_Case]) -> Verdict:
+    for case in cases:
+        try:
+            answer = accepts(case.cert_file, case.ca_file, case.name)
+        except Exception as error:  # noqa: BLE001 - the learner's function may raise anything
+            return wrong(f"For {case.title}, `accepts` raised {error!r}. {case.cause}")
+        if answer is ...:
+            return unsolved("there are three questions: who signed it, for whom, and until when.")
+        if not isinstance(answer, bool):
+            return wrong(f"For {case.title}, `accepts` returned {answer!r}: return True or False.")
+        if answer != case.expected:
+            return wrong(f"For {case.title}, `accepts` returned {answer}. {case.cause}")
+    return solved(f"All {len(cases)} certificates are judged as a TLS client judges them.")
+
+
+def _cases(folder: Path) -> Iterator[_Case]:
+    now = datetime.now(UTC)
+    day = timedelta(days=1)
+    # The same name for both, as an impostor would choose it.
+    ca, impostor = (trustme.CA(organization_unit_name="The CA you trust") for _ in range(2))
+    ca_file = folder / "ca.pem"
+    ca.cert_pem.write_to_path(ca_file)
+
+    def case(title: str, expected: bool, cause: str, name: str = "localhost", issuer=ca, **dates):
+        file = folder / f"{len(list(folder.iterdir()))}.pem"
+        leaf = issuer.issue_cert("localhost", "127.0.0.1", "example.test", **dates)
+        leaf.cert_chain_pems[0].write_to_path(file)
+        return _Case(title, file, ca_file, name, expected, cause)
+
+    yield case("a certificate without fault", True, "Nothing is wrong with it.")
+    yield case("a name that it holds", True, "It is the last of three.", name="example.test")
+    yield case(
+        "an address that it holds",
+        True,
+        "Addresses stand in it as addresses, not as text: `str(...)` makes them comparable.",
+        name="127.0.0.1",
+    )
+    yield case("another name", False, "It is not among its names.", name="example.org")
+    yield case("half of a name", False, "A name has to be equal to one of its names.", name="local")
+    yield case(
+        "a certificate of another CA, which gave itself the same name",
+        False,
+        "Names can be copied; a signature cannot: `verify_directly_issued_by` raises where it does "
+        "not fit.",
+        issuer=impostor,
+    )
+    yield case(
+        "an expired certificate",
+        False,
+        "Its time is over: `not_valid_after_utc`.",
+        not_before=now - 2 * day,
+        not_after=now - day,
+    )
+    yield case(
+        "a certificate that begins tomorrow",
+        False,
+        "Its time has not come: `not_valid_before_utc`.",
+        not_before=now + day,
+        not_after=now + 2 * day,
+    )

@@ -1,0 +1,139 @@
+"""From a host name to an open connection, or the reason why not.
+
+aioquic reports every failed handshake alike: a ConnectionError without a text, after up to a
+minute. What happened is known all the same, from the code that closed the connection, the
+certificate that came, or the system's word that the port is closed. Here it becomes an httpx2
+exception that says so.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import httpx2
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.tls import AlertDescription
+
+from helpers.certificates import explain_verification_failure
+from helpers.clock import now_s
+from helpers.connection import Address, HTTP3Connection, UDPSocket, peer_certificate
+from helpers.errors import ConnectionLost
+
+# RFC 9001 section 4.8: a TLS alert closes a QUIC connection with 0x100 plus its number.
+TLS_ALERT = 0x100
+CERTIFICATE_ALERTS = {
+    TLS_ALERT + AlertDescription.bad_certificate,
+    TLS_ALERT + AlertDescription.certificate_expired,
+    TLS_ALERT + AlertDescription.unknown_ca,
+}
+NO_APPLICATION_PROTOCOL = TLS_ALERT + AlertDescription.no_application_protocol
+
+Resolved = list[tuple[int, Address]]
+
+
+async def connect(
+    host: str,
+    port: int,
+    new_configuration: Callable[[], QuicConfiguration],
+    timeout_s: float,
+    asked_at: float,
+) -> HTTP3Connection:
+    """Return an open connection, from the first address of `host` that answers.
+
+    The loop it is called on runs the connection. Raises httpx2.ConnectError with the reason, or
+    httpx2.ConnectTimeout where nothing answers within `timeout_s` seconds of `asked_at`, on the
+    loop's clock.
+    """
+    addresses = await _resolve(host, port)
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    nobody: Exception | None = None
+    for tried, (family, address) in enumerate(addresses):
+        configuration = new_configuration()
+        configuration.server_name = host
+        # One that does not answer must leave time for the next: localhost may be ::1 or 127.0.0.1.
+        left_s = asked_at + timeout_s - asyncio.get_running_loop().time()
+        attempt_s = left_s / (len(addresses) - tried)
+        try:
+            return await _attempt(family, address, configuration, attempt_s)
+        except (TimeoutError, OSError) as error:
+            if not isinstance(nobody, TimeoutError):  # silence says less, and took longer
+                nobody = error
+        except _HandshakeFailed as failure:
+            raise httpx2.ConnectError(_why(failure, host, where)) from failure.lost
+    kind = httpx2.ConnectTimeout if isinstance(nobody, TimeoutError) else httpx2.ConnectError
+    raise kind(
+        f"No HTTP/3 server answered at {where} (UDP) within {timeout_s:g} s. "
+        "Is the server's cell running?"
+    ) from nobody
+
+
+class _HandshakeFailed(Exception):
+    """The peer answered, and the handshake failed."""
+
+    def __init__(self, quic: QuicConnection, lost: ConnectionLost | None) -> None:
+        super().__init__(str(lost))
+        self.quic = quic
+        self.lost = lost
+
+
+async def _attempt(
+    family: int, address: Address, configuration: QuicConfiguration, timeout_s: float
+) -> HTTP3Connection:
+    loop = asyncio.get_running_loop()
+    refused: asyncio.Future[None] = loop.create_future()
+
+    def on_error(error: OSError) -> None:
+        if not refused.done():
+            refused.set_exception(error)
+            refused.exception()  # retrieved: on an open connection nobody waits for it
+        connection.abandon(f"port {address[1]} is closed")
+
+    quic = QuicConnection(configuration=configuration)
+    connection = HTTP3Connection(quic, lambda data, _: endpoint.send(data))
+    endpoint = await UDPSocket.connect(address, family, connection.receive, on_error)
+    connection.on_closed = endpoint.close
+    connection.max_send_bytes = endpoint.max_send_bytes
+    quic.connect(address, now=now_s())
+    connection.transmit()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await connection.connected
+        if connection.alpn != "h3":
+            raise _HandshakeFailed(quic, None)
+    except ConnectionLost as lost:
+        connection.abandon("the handshake failed")
+        if refused.done():
+            raise refused.exception() from lost
+        raise _HandshakeFailed(quic, lost) from lost
+    except BaseException:
+        connection.close()
+        connection.abandon("given up")
+        raise
+    return connection
+
+
+def _why(failure: _HandshakeFailed, host: str, where: str) -> str:
+    lost = failure.lost
+    if lost is None or (lost.transport and lost.code == NO_APPLICATION_PROTOCOL):
+        return "The server does not speak HTTP/3 (ALPN offered: h3)."
+    if lost.transport and lost.code in CERTIFICATE_ALERTS:
+        certificate = peer_certificate(failure.quic)
+        return explain_verification_failure(certificate, host, lost.reason)
+    return f"The handshake with {where} failed. {lost}"
+
+
+async def _resolve(host: str, port: int) -> Resolved:
+    if host == "localhost":  # RFC 6761 section 6.3: always this machine, no lookup
+        return [(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port, 0, 0))]
+    with contextlib.suppress(ValueError):  # a name, then
+        if ipaddress.ip_address(host).version == 6:
+            return [(socket.AF_INET6, (host, port, 0, 0))]
+        return [(socket.AF_INET, (host, port))]
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except socket.gaierror as error:
+        raise httpx2.ConnectError(f"Host {host!r} has no address: {error.strerror}.") from error
+    return list(dict.fromkeys((info[0], info[4]) for info in infos))

@@ -1,0 +1,255 @@
+"""One request and one response, translated between httpx2 and a stream.
+
+httpx2 speaks of requests, responses and its own exceptions; a stream of header sections, chunks and
+the ways in which a half can end. This is the dictionary between the two; client.py finds the
+connection.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+)
+from typing import Any, TypeVar
+
+import httpx2
+from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
+
+from helpers.errors import (
+    ConnectionLost,
+    MalformedMessage,
+    PeerError,
+    StreamReset,
+    UsageError,
+    describe_code,
+)
+from helpers.stream import MAX_DATA_FRAME_BYTES, Fields, Half, HTTP3Stream, encode_fields
+
+T = TypeVar("T")
+
+# aioquic's QPACK library (pylsqpack) takes no longer value.
+MAX_VALUE_BYTES = 65535
+
+Timeouts = Mapping[str, float | None]
+
+
+def known_body(request: httpx2.Request) -> bytes | None:
+    """Return the request's body, or None where it is an iterator."""
+    try:
+        return request.content
+    except httpx2.RequestNotRead:
+        return None
+
+
+def request_fields(request: httpx2.Request) -> Fields:
+    """Return a request's header section (RFC 9114 section 4.3.1).
+
+    Raises httpx2.LocalProtocolError for a header that cannot be sent.
+    """
+    pseudo = [
+        (b":method", request.method.encode()),
+        (b":scheme", b"https"),
+        (b":authority", request.headers.get("host", "").encode() or request.url.netloc),
+        (b":path", request.url.raw_path),
+    ]
+    # `host` is :authority here, and what httpx2 says about an HTTP/1.1 connection has no place in
+    # HTTP/3 (RFC 9114 sections 4.2 and 4.3.1).
+    left_out = CONNECTION_SPECIFIC_HEADERS | {b"host"}
+    headers = [field for field in request.headers.raw if field[0].lower() not in left_out]
+    try:
+        fields = encode_fields(headers)
+    except UsageError as error:
+        raise httpx2.LocalProtocolError(str(error)) from error
+    for name, value in fields:
+        if len(value) > MAX_VALUE_BYTES:
+            raise httpx2.LocalProtocolError(
+                f"The header {name.decode()!r} has {len(value)} bytes, {MAX_VALUE_BYTES} at most "
+                "can be sent. Send it in the body."
+            )
+    return pseudo + fields
+
+
+async def receive_response(
+    stream: HTTP3Stream,
+    timeouts: Timeouts,
+    sent_at: float,
+    upload: "asyncio.Task[None] | None" = None,
+) -> httpx2.Response:
+    """Return the response on `stream` once its header has come; the body follows as it arrives.
+
+    `sent_at` is when the request was sent (time.perf_counter); the response's extensions carry it
+    as `request_sent_at`, beside `stream_id` and, filled at the end of the body, `trailers`.
+    """
+    try:
+        with as_httpx2(lambda: "before the response began"):
+            fields = await _from_server(stream.read_header(), timeouts.get("read"), upload)
+    except BaseException:
+        if upload is not None:
+            upload.cancel()
+        stream.cancel()
+        raise
+    trailers = httpx2.Headers()
+    return httpx2.Response(
+        int(dict(fields)[b":status"]),
+        headers=[field for field in fields if not field[0].startswith(b":")],
+        stream=ResponseBody(stream, timeouts.get("read"), trailers, upload),
+        extensions={
+            "http_version": b"HTTP/3",
+            "stream_id": stream.stream_id,
+            "request_sent_at": sent_at,
+            "trailers": trailers,
+        },
+    )
+
+
+async def upload_body(
+    stream: HTTP3Stream, pieces: AsyncIterable[bytes], timeout_s: float | None
+) -> None:
+    """Send a request's body; each 256 KiB of it may take `timeout_s` seconds.
+
+    Raises nothing: what goes wrong reaches the one who waits for the response.
+    """
+    try:
+        async for piece in pieces:
+            await upload_piece(stream, piece, timeout_s)
+        await stream.close()
+    except PeerError:
+        # The server did not want the rest (RFC 9114 section 4.1); its answer says why.
+        stream.reset()
+    except Exception as error:  # noqa: BLE001 - the caller's iterator raised: the caller gets it
+        stream.fail(error)
+
+
+async def upload_piece(stream: HTTP3Stream, piece: bytes, timeout_s: float | None) -> None:
+    """Send a piece of a request's body; each 256 KiB of it may take `timeout_s` seconds.
+
+    Raises httpx2.WriteTimeout where they take longer, or as the stream's `write` does.
+    """
+    view = memoryview(piece)
+    try:
+        for start in range(0, len(view), MAX_DATA_FRAME_BYTES):
+            async with asyncio.timeout(timeout_s):
+                await stream.write(view[start : start + MAX_DATA_FRAME_BYTES])
+    except TimeoutError as error:
+        raise httpx2.WriteTimeout("The write operation timed out") from error
+
+
+async def _from_server(
+    coroutine: Coroutine[Any, Any, T], timeout_s: float | None, upload: "asyncio.Task[None] | None"
+) -> T:
+    """Return what a coroutine does that waits for the server.
+
+    Raises httpx2.ReadTimeout after `timeout_s` seconds, which count from the end of the upload:
+    until then the server may well be silent.
+    """
+    waiting: Awaitable[T] = coroutine
+    if upload is not None and not upload.done():
+        waiting = asyncio.create_task(coroutine)
+        try:
+            await asyncio.wait((waiting, upload), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            waiting.cancel()
+            raise
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return await waiting
+    except TimeoutError as error:
+        if not limit.expired():  # the caller's own, from the iterator of the request's body
+            raise
+        raise httpx2.ReadTimeout("The read operation timed out") from error
+
+
+@contextlib.contextmanager
+def as_httpx2(progress: Callable[[], str]) -> Iterator[None]:
+    """Turn what a stream raises into httpx2's exceptions, with the values in the message."""
+    try:
+        yield
+    except StreamReset as error:
+        raise httpx2.RemoteProtocolError(
+            f"The server ended stream {error.stream_id} with {describe_code(error.error_code)} "
+            f"{progress()}."
+        ) from error
+    except MalformedMessage as error:
+        raise httpx2.RemoteProtocolError(f"{error} That was {progress()}.") from error
+    except ConnectionLost as error:
+        raise httpx2.ReadError(f"The connection was lost {progress()}. {error}") from error
+
+
+def is_rejected(error: httpx2.TransportError) -> bool:
+    """Return whether the server refused the request unprocessed (H3_REQUEST_REJECTED)."""
+    cause = error.__cause__
+    return isinstance(cause, StreamReset) and cause.error_code == ErrorCode.H3_REQUEST_REJECTED
+
+
+class ResponseBody(httpx2.AsyncByteStream):
+    """A response's body, handed over as it arrives; on the connection's loop."""
+
+    def __init__(
+        self,
+        stream: HTTP3Stream,
+        timeout_s: float | None,
+        trailers: httpx2.Headers,
+        upload: "asyncio.Task[None] | None",
+    ) -> None:
+        self._stream = stream
+        self._timeout_s = timeout_s
+        self._trailers = trailers
+        self._upload = upload
+        self._loop = asyncio.get_running_loop()
+        self._chunks_read = 0
+        self._bytes_read = 0
+
+    async def receive(self) -> list[bytes]:
+        """Return what has arrived, at least one chunk; an empty list at the end."""
+        with as_httpx2(self._progress):
+            chunks = await _from_server(self._stream.receive(), self._timeout_s, self._upload)
+        return self._handed_over(chunks)
+
+    def receive_rest(self) -> list[bytes] | None:
+        """Return what is left where all of it has come, None otherwise; from any thread."""
+        chunks = self._stream.receiving.take_rest()
+        return None if chunks is None else self._handed_over(chunks)
+
+    def _handed_over(self, chunks: list[bytes]) -> list[bytes]:
+        self._chunks_read += len(chunks)
+        self._bytes_read += sum(map(len, chunks))
+        if self._stream.receiving.state is Half.FINISHED:
+            self._trailers.update(self._stream.trailers)
+        return chunks
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while chunks := await self.receive():
+            for chunk in chunks:
+                yield chunk
+
+    def _progress(self) -> str:
+        chunks = "chunk" if self._chunks_read == 1 else "chunks"
+        return f"after {self._chunks_read} {chunks}, {self._bytes_read} bytes"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be cancelled."""
+        return not self._stream.is_open and (self._upload is None or self._upload.done())
+
+    async def aclose(self) -> None:
+        """Do what `cancel` does."""
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Tell the server that nobody reads on; harmless at the end of the body."""
+        if self._upload is not None:
+            self._upload.cancel()
+        self._stream.cancel()
+
+    def __del__(self) -> None:
+        # A response that nobody closed: its server must not stream on for nobody.
+        if self._stream.is_open and not self._loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop closed just now
+                self._loop.call_soon_threadsafe(self._stream.cancel)

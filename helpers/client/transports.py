@@ -1,0 +1,275 @@
+"""HTTP/3 transports for httpx2: the client API stays, only the wire changes.
+
+httpx2 has no HTTP/3 of its own, but it takes a transport: an object that turns one request into
+one response. `AsyncHTTP3Transport` does that on the caller's loop. `HTTP3Transport` runs the same
+one on a background loop, so that a notebook reads a response in a plain `for` loop, which can be
+interrupted.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx2
+from aioquic.quic.configuration import QuicConfiguration
+
+from helpers.background import Background
+from helpers.certificates import check_ca_file
+from helpers.client.blocking import BlockingBody, BlockingStream
+from helpers.client.dial import connect
+from helpers.client.messages import (
+    Timeouts,
+    is_rejected,
+    known_body,
+    receive_response,
+    request_fields,
+    upload_body,
+    upload_piece,
+)
+from helpers.connection import HTTP3Connection, Observer, new_configuration
+from helpers.errors import (
+    ConnectionLost,
+    PeerError,
+    UsageError,
+)
+from helpers.stream import HTTP3Stream
+
+# A connection that was silent for this long is asked for a sign of life before it is used again: a
+# server that was killed says nothing, and its successor on the port does not know the connection.
+TRUST_SILENCE_S = 0.1
+PING_TIMEOUT_S = 0.5
+# What may be sent a second time where nobody knows whether it was received (RFC 9110, 9.2.2).
+IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
+
+
+class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
+    """HTTP/3 for httpx2.AsyncClient, on the loop that calls it.
+
+    Keeps one connection per origin and opens a new one where the old one is gone. `ca_file` names
+    the CAs to trust, None the public ones; `verify=False` trusts anybody. Raises
+    CertificateFileError at once where `ca_file` cannot serve.
+    """
+
+    def __init__(
+        self,
+        ca_file: str | Path | None = None,
+        verify: bool = True,
+        connect_timeout_s: float = 3.0,
+        wire: Observer | None = None,
+    ) -> None:
+        if ca_file is not None:
+            check_ca_file(ca_file)
+        self._ca_file = ca_file
+        self._verify = verify
+        self._connect_timeout_s = connect_timeout_s
+        self._wire = wire
+        self._connections: dict[tuple[str, int], HTTP3Connection] = {}
+        # Those too that were replaced while a response was still on its way.
+        self._all: weakref.WeakSet[HTTP3Connection] = weakref.WeakSet()
+        self._dialing: dict[tuple[str, int], asyncio.Lock] = {}
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request; return its response as soon as the header has come.
+
+        A body that is an async iterator goes out while the response comes in. Raises httpx2's
+        exceptions, each saying what happened.
+        """
+        timeouts = request.extensions.get("timeout", {})
+        body = known_body(request)
+        for attempt in (1, 2):
+            connection, reused = await self._connection(request.url, timeouts)
+            stream = await self._open(connection, request, timeouts, end_stream=body == b"")
+            sent_at = time.perf_counter()
+            upload = None
+            if body != b"":
+                upload = asyncio.create_task(
+                    upload_body(stream, request.stream, timeouts.get("write"))
+                )
+            try:
+                return await receive_response(stream, timeouts, sent_at, upload)
+            except httpx2.TransportError as error:
+                # RFC 9114 section 4.1.1: what was rejected was not processed.
+                again = is_rejected(error) or (
+                    reused
+                    and isinstance(error.__cause__, ConnectionLost)
+                    and request.method in IDEMPOTENT
+                )
+                if attempt == 2 or body is None or not again:
+                    raise
+                self._forget(connection)
+        raise AssertionError("unreachable")
+
+    async def open_stream(
+        self, method: str, url: str | httpx2.URL, headers: Mapping[str, str] | None = None
+    ) -> HTTP3Stream:
+        """Send a request's header and return its stream, taken over: write and read as you like.
+
+        `await stream.read_header()` gives the response's header. Raises as the connection does:
+        httpx2.ConnectError or ConnectTimeout; afterwards the stream raises its own errors.
+        """
+        request = httpx2.Request(method, url, headers=headers)
+        if "content-length" not in httpx2.Headers(headers):
+            # httpx2 announces an empty body; this one is what you write.
+            request.headers.pop("content-length", None)
+        return await self.open(request, {})
+
+    async def aclose(self) -> None:
+        """Close all connections; what still streams is lost."""
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Do what `aclose` does, at once; called on the connections' loop."""
+        self._connections.clear()
+        for connection in list(self._all):
+            connection.close()
+            connection.abandon("the client was closed")
+
+    # ---- connections
+
+    async def open(self, request: httpx2.Request, timeouts: Timeouts) -> HTTP3Stream:
+        """Send a request's header; return its stream, for the body to be written."""
+        connection, _ = await self._connection(request.url, timeouts)
+        return await self._open(connection, request, timeouts, end_stream=False)
+
+    async def _open(
+        self,
+        connection: HTTP3Connection,
+        request: httpx2.Request,
+        timeouts: Timeouts,
+        end_stream: bool,
+    ) -> HTTP3Stream:
+        try:
+            async with asyncio.timeout(timeouts.get("pool")):
+                return await connection.open_stream(request_fields(request), end_stream)
+        except TimeoutError as error:
+            raise httpx2.PoolTimeout(
+                "All streams that the server allows at once are in use, and none became free in "
+                f"{timeouts.get('pool'):g} s."
+            ) from error
+        except ConnectionLost as lost:
+            raise httpx2.ConnectError(f"{lost}") from lost
+
+    async def _connection(
+        self, url: httpx2.URL, timeouts: Timeouts
+    ) -> tuple[HTTP3Connection, bool]:
+        """Return a connection to an origin, and whether it was in use already."""
+        if url.scheme != "https":
+            raise httpx2.UnsupportedProtocol(
+                f"HTTP/3 has https:// URLs only (RFC 9114 section 3.1), not {str(url)!r}."
+            )
+        origin = (url.host, url.port or 443)
+        # The time in which another request connects in vain counts: sixteen requests to a silent
+        # server take one time-out, not sixteen.
+        asked_at = asyncio.get_running_loop().time()
+        async with self._dialing.setdefault(origin, asyncio.Lock()):
+            connection = self._connections.get(origin)
+            if connection is not None:
+                if await connection.is_alive(TRUST_SILENCE_S, PING_TIMEOUT_S):
+                    return connection, True
+                self._forget(connection)
+                asked_at = asyncio.get_running_loop().time()
+            limits = [self._connect_timeout_s, timeouts.get("connect")]
+            timeout_s = min(limit for limit in limits if limit is not None)
+            connection = await connect(*origin, self._new_configuration, timeout_s, asked_at)
+            self._connections[origin] = connection
+            self._all.add(connection)
+            return connection, False
+
+    def _forget(self, connection: HTTP3Connection) -> None:
+        """Use a connection for no more requests; streams that are still on it go on."""
+        # Another request may have put a new one in its place already.
+        for origin in [key for key, known in self._connections.items() if known is connection]:
+            del self._connections[origin]
+        if not connection.open_streams():
+            connection.close()
+            connection.abandon("replaced")
+
+    def _new_configuration(self) -> QuicConfiguration:
+        configuration = new_configuration(is_client=True, wire=self._wire)
+        if self._ca_file is not None:
+            configuration.load_verify_locations(cafile=str(self._ca_file))
+        if not self._verify:
+            configuration.verify_mode = ssl.CERT_NONE
+        return configuration
+
+
+class HTTP3Transport(httpx2.BaseTransport):
+    """HTTP/3 for httpx2.Client: a plain `for` loop reads what arrives, as it arrives.
+
+    The parameters are those of AsyncHTTP3Transport, which does the work on a background thread.
+    Call from one or from many threads; `close` (or leaving the client's `with`) ends the thread,
+    and so does losing the last reference.
+    """
+
+    def __init__(
+        self,
+        ca_file: str | Path | None = None,
+        verify: bool = True,
+        connect_timeout_s: float = 3.0,
+        wire: Observer | None = None,
+    ) -> None:
+        self._transport = AsyncHTTP3Transport(ca_file, verify, connect_timeout_s, wire)
+        self._background = Background("http3-client")
+        weakref.finalize(self, _shut_down, self._background, self._transport)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request; return its response as soon as the header has come.
+
+        A body that is an iterator is read on the calling thread and sent before the response is
+        awaited; where both are to flow at once, use `open_stream`. Raises httpx2's exceptions.
+        """
+        self._background.start()
+        if known_body(request) is not None:
+            response = self._background.run(self._transport.handle_async_request(request))
+        else:
+            response = self._send_iterator(request)
+        response.stream = BlockingBody(self, self._background, response.stream)
+        return response
+
+    def _send_iterator(self, request: httpx2.Request) -> httpx2.Response:
+        timeouts = request.extensions.get("timeout", {})
+        stream = self._background.run(self._transport.open(request, timeouts))
+        sent_at = time.perf_counter()
+        try:
+            for chunk in request.stream:
+                self._background.run(upload_piece(stream, chunk, timeouts.get("write")))
+            self._background.run(stream.close())
+        except PeerError:
+            # The server did not want the rest; what it answered says why.
+            self._background.call(stream.reset)
+        except BaseException:
+            self._background.call(stream.cancel)
+            raise
+        return self._background.run(receive_response(stream, timeouts, sent_at))
+
+    def open_stream(
+        self,
+        method: str,
+        url: str | httpx2.URL,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 5.0,
+    ) -> "BlockingStream":
+        """Send a request's header and return its stream, taken over, for plain blocking calls.
+
+        Each call on it takes at most `timeout_s` seconds, or raises TimeoutError.
+        """
+        self._background.start()
+        stream = self._background.run(self._transport.open_stream(method, url, headers))
+        return BlockingStream(self, self._background, stream, timeout_s)
+
+    def close(self) -> None:
+        """Close all connections and end the background thread; twice is harmless."""
+        if self._background.running:
+            self._background.run(self._transport.aclose())
+            self._background.stop()
+
+
+def _shut_down(background: Background, transport: AsyncHTTP3Transport) -> None:
+    """End a client that nobody holds any more, or whose process exits; waits for nothing."""
+    background.call(transport.disconnect)
+    with contextlib.suppress(UsageError):  # the thread is a daemon and holds up nobody
+        background.stop(0.5)

@@ -1,0 +1,1 @@
+"""What relies on aioquic's inside, and on nothing but that."""

@@ -1,0 +1,6 @@
+"""How things look in a notebook: `style` has the colours and draws, `table` lays out rows."""
+
+from helpers.display.style import Picture
+from helpers.display.table import Table
+
+__all__ = ["Picture", "Table"]

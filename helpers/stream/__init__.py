@@ -1,0 +1,30 @@
+"""What a handler or a client holds of a request: its stream.
+
+`stream` is the whole of it, `halves` the two one-way streams that it consists of (RFC 9000 section
+2.1), `fields` how its header sections are written and checked.
+"""
+
+from helpers.stream.fields import (
+    NAME,
+    Fields,
+    Headers,
+    content_length,
+    encode_fields,
+    section_bytes,
+)
+from helpers.stream.halves import Half, ReceivingHalf, SendingHalf
+from helpers.stream.stream import MAX_DATA_FRAME_BYTES, HTTP3Stream
+
+__all__ = [
+    "MAX_DATA_FRAME_BYTES",
+    "NAME",
+    "Fields",
+    "HTTP3Stream",
+    "Half",
+    "Headers",
+    "ReceivingHalf",
+    "SendingHalf",
+    "content_length",
+    "encode_fields",
+    "section_bytes",
+]
