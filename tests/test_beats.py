@@ -6,6 +6,7 @@ import time
 import aioquic
 import pytest
 
+from helpers.connection import udp
 from helpers.server import beats
 from helpers.server.beats import Beats
 
@@ -40,7 +41,7 @@ def test_it_counts_beside_what_blocks_another_thread(clock):
 
 @pytest.mark.parametrize(
     ("file", "is_elsewhere"),
-    [(__file__, True), (beats.__file__, False), (aioquic.__file__, False)],
+    [(__file__, True), (beats.__file__, False), (udp.__file__, False), (aioquic.__file__, False)],
 )
 def test_it_tells_whose_code_keeps_the_thread_that_asked(clock, file, is_elsewhere):
     """A lock that nobody releases keeps a thread in C, called from a line of `file`."""

@@ -17,13 +17,17 @@ from pathlib import Path
 
 import aioquic
 
+import helpers
+
 EVERY_S = 0.02
 # So many beats after it was last asked for, the thread sleeps until it is asked for again.
 IDLE_BEATS = 50
 STOP_TIMEOUT_S = 1.0
 
 # The code that runs on a loop and never blocks it.
-NEVER_BLOCKS = tuple(str(Path(file).parent) + os.sep for file in (__file__, aioquic.__file__))
+NEVER_BLOCKS = tuple(
+    str(Path(file).parent) + os.sep for file in (helpers.__file__, aioquic.__file__)
+)
 
 
 class Beats:
