@@ -24,6 +24,7 @@ import pytest
 from jupyter_client.channels import HBChannel
 
 from helpers.certificates import credentials as certificates
+from helpers.connection import means_unavailable
 from helpers.exchange import Response
 from helpers.preflight import __main__ as preflight
 from helpers.preflight import environment as preflight_environment
@@ -33,6 +34,8 @@ from tests import shipped
 
 ROOT = Path(__file__).parent.parent
 MODULES = [preflight, preflight_environment, preflight_kernel]
+# Run before them, by Python itself.
+DOORS = [sys.modules[name] for name in ("helpers", "helpers.preflight")]
 NAMES = list(preflight.CHECKS)
 MAGIC = re.compile("^%.*", re.MULTILINE)
 RUN_TIMEOUT_S = 50.0  # five times the ten seconds that it may take
@@ -257,7 +260,7 @@ def test_a_python_that_was_built_without_a_part_ends_it(monkeypatch, part):
     assert "Take another Python" in result.remedy
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", MODULES + DOORS, ids=lambda module: module.__name__)
 def test_an_old_python_without_packages_can_read_it(module):
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
     names = {module.__name__ for module in MODULES}
@@ -295,7 +298,7 @@ def test_without_any_package_there_are_lines_and_no_traceback(tmp_path):
 
 
 def test_what_is_needed_is_what_is_imported():
-    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "helpers").glob("*.py")]
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "helpers").rglob("*.py")]
     for name in filter(shipped.is_as_shipped, shipped.names()):
         for cell in json.loads((shipped.FOLDER / name).read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "code":
@@ -422,6 +425,11 @@ def test_a_machine_without_ipv6_is_ready(sockets, monkeypatch):
     monkeypatch.setattr(socket, "has_ipv6", False)
     result = result_of("UDP over IPv6")
     assert (result.ok, result.seen) == (True, "none in this Python; the helpers do without")
+
+
+def test_what_it_takes_for_no_ipv6_the_server_takes_for_that_too():
+    taken = {number for number in errno.errorcode if means_unavailable(OSError(number, ""))}
+    assert taken == set(preflight.UNAVAILABLE)
 
 
 # ---- certificates

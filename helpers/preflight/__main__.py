@@ -9,6 +9,7 @@ and no traceback. All that works is not shown by this: that is `make test`.
 from __future__ import annotations  # a Python that is too old gets as far as being told so
 
 import asyncio
+import errno
 import io
 import os
 import secrets
@@ -35,6 +36,8 @@ LINE_TIMEOUT_S = 5.0
 LINES = [f"data chunk #{number}" for number in range(10)]
 LINE_EVERY_S = 0.1
 DATAGRAM_BYTES = 1200  # what QUIC has to be able to send (RFC 9000 section 14)
+# As helpers.connection.means_unavailable has it, which is not to be had without aioquic.
+UNAVAILABLE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 CLOCK_TOLERANCE_S = 24 * 3600.0
 INTERRUPTED = 130  # what shells report for Ctrl-C: 128 and the number of SIGINT
 
@@ -121,14 +124,12 @@ def udp_over_ipv4() -> str:
 
 def udp_over_ipv6() -> str:
     """Check that a datagram gets to ::1 and back, where this machine has IPv6 at all."""
-    from helpers.connection import means_unavailable
-
     if not socket.has_ipv6:
         return "none in this Python; the helpers do without"
     try:
         return _there_and_back(socket.AF_INET6, "::1")
     except OSError as error:
-        if means_unavailable(error):
+        if error.errno in UNAVAILABLE:
             return "none on this machine; the helpers do without"
         remedy = f"{FIREWALL} Notebooks work without: clients try IPv4 first."
         raise Fault(f"{_told(error)}.", remedy) from error

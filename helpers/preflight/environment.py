@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OLDEST = (3, 11)
 NEWEST_TESTED = (3, 14)
 # Parts of Python that the helpers use, and that it can be built without.
@@ -74,7 +74,7 @@ def packages() -> str:
     if installed["aioquic"] != pinned["aioquic"]:
         raise Fault(
             f"aioquic is {installed['aioquic']}, and has to be {pinned['aioquic']}: "
-            "helpers/flow_control.py is written against its inside.",
+            "helpers/connection/aioquic_inside is written against its inside.",
             how_to_install(),
         )
     _import_all()
