@@ -1,28 +1,30 @@
 """A real HTTP/3 server and client on aioquic, small enough to be read.
 
-The way through, from what a handler sees down to the wire; each module is one idea:
+The way through, from what a handler sees down to the wire; each folder is one idea, and so is each
+module in it:
 
 1. exchange      a request and its response: write, flush, take_over
-2. stream        one request stream, taken over: write, read, close; halves: how each half ends
-3. handlers      how a handler can end, and what the client sees then
-4. server        routes, start and stop, in the background of a notebook
-5. client        transports for httpx2; messages: its requests and responses on a stream;
-                 fields: headers as they travel; blocking: the same for a thread that may wait;
-                 dial: connecting, or why not
-6. connection    HTTP/3 events in, streams out; driver: datagrams and timers; listener: one port,
-                 many connections; strangers: what is said before there is one; udp: a socket that
-                 survives a burst
-7. flow_control  slow readers slow down fast writers: all that touches aioquic's inside
-8. certificates  a CA and a certificate of your own; pem: reading such files
-9. timeline      what arrived when; wire: the frames of a run (qlog: recorded, frames: read,
-                 handshake: its packets, ladder and table: shown); checks, checks_certificates and
-                 checks_takeover: the exercises (oracle: an answer is run, trial: what was seen,
-                 verdict: what to say)
+2. stream        one request stream, taken over: write, read, close; halves: how each half ends;
+                 fields: headers as they travel
+3. server        routes, start and stop, in the background of a notebook; router: how a handler can
+                 end, and what the client sees then; beats: who blocks the loop; listener: one port,
+                 many connections; retry: what is said before there is one
+4. client        transports for httpx2; messages: its requests and responses on a stream;
+                 blocking: the same for a thread that may wait; dial: connecting, or why not
+5. connection    http3: events in, streams out; driver: datagrams and timers; udp: a socket that
+                 survives a burst; flow_control in aioquic_inside: slow readers slow down fast
+                 writers, all that touches aioquic's inside
+6. certificates  credentials: a CA and a certificate of your own; pem: reading such files
+7. timeline      what arrived when
+8. wire          log: the frames of a run; qlog: recorded, frames: read, handshake: its packets,
+                 ladder: shown
+9. checks        the exercises: certificates, buffered_stream, takeover_stream; run: an answer is
+                 run, trial: what was seen, verdict: what to say
 
-background (a loop on a thread), beats and clock (two ways to tell time), errors and style (colours)
-serve all of them. preflight looks whether this machine can run them (preflight_environment: Python
-and packages, preflight_kernel: JupyterLab).
+background (a loop on a thread), clock (time as QUIC needs it), errors and display (style: colours,
+table: rows) serve all of them. preflight looks whether this machine can run them (environment:
+Python and packages, kernel: JupyterLab).
 
-Import from the module, `from helpers.server import Server`, so that the line says which file to
-open.
+Import from the folder, `from helpers.server import Server`: its `__init__` is the door, and what is
+behind it may move.
 """

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import re
 import textwrap
 from pathlib import Path
 from typing import Protocol
@@ -90,6 +91,13 @@ def test_the_package_holds_a_docstring_alone():
     assert len(body) == 1
     assert isinstance(body[0], ast.Expr)
     assert isinstance(body[0].value, ast.Constant)
+
+
+def test_the_docstring_of_the_package_names_each_module():
+    """It is the table of contents, in the order for reading."""
+    named = re.findall(r"\w+", ast.get_docstring(parse(HELPERS / "__init__.py")))
+    assert {path.stem for path in MODULES if path.stem != "__main__"} <= set(named)
+    assert {room for room in FLOOR_OF if room != "__main__"} <= set(named)
 
 
 def test_each_room_has_its_floor():

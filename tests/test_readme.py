@@ -92,7 +92,7 @@ def test_each_module_that_is_run_exists():
 def test_each_file_exists():
     files = {link for link in LINKS if not link.startswith(("https://", "#"))}
     for line in COMMANDS:
-        files.update(re.findall(r"\b(?:helpers|notebooks|tests)/\w+\.\w+", line))
+        files.update(re.findall(r"\b(?:helpers|notebooks|tests)/[\w/]+\.\w+", line))
     assert len(files) > 10
     assert not [name for name in files if not (ROOT / name).exists()]
 
@@ -118,12 +118,12 @@ def test_each_name_of_ours_exists(row):
         assert hasattr(things[0], "__aexit__")
     if file:
         modules = {getattr(thing, "__module__", "") for thing in things}
-        assert f"helpers.{Path(LINK.search(file)[1]).stem}" in modules
+        assert ".".join(Path(LINK.search(file)[1]).with_suffix("").parts) in modules
 
 
 @pytest.mark.parametrize("row", table("what you see"), ids=lambda row: row[0])
 def test_each_message_is_what_the_sources_say(row):
-    sources = [*(ROOT / "helpers").glob("*.py"), ROOT / ".ci" / "setup"]
+    sources = [*(ROOT / "helpers").rglob("*.py"), ROOT / ".ci" / "setup"]
     said = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     for message in set(re.findall(r"`([^`]+)`", row[0])) - FOREIGN:
         parts = (re.escape(part) for part in message.removesuffix("…").split("…"))
@@ -163,7 +163,7 @@ def test_each_place_to_stop_at_is_a_heading(row):
 
 
 def test_the_helpers_are_listed_in_their_reading_order():
-    listed = re.findall(r"\[(\w+)\]\(helpers/\1\.py\)", README.split("as reading matter\n")[1])
+    listed = re.findall(r"\[(\w+)\]\(helpers/\1(?:\.py)?\)", README.split("as reading matter\n")[1])
     assert listed == re.findall(r"^\d+\. (\w+)", helpers.__doc__, re.MULTILINE)
 
 

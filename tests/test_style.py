@@ -154,11 +154,11 @@ def png_of(picture):
 
 
 def test_no_helper_imports_matplotlib_before_something_is_drawn():
-    modules = [path.stem for path in sorted((ROOT / "helpers").glob("*.py"))]
+    paths = [path.relative_to(ROOT) for path in sorted((ROOT / "helpers").rglob("*.py"))]
+    modules = [".".join(path.with_suffix("").parts) for path in paths if path.stem[0] != "_"]
     program = (
-        f"import importlib, sys\nfor name in {modules!r}:\n"
-        "    if not name.startswith('__'): importlib.import_module('helpers.' + name)\n"
-        "assert 'helpers.style' in sys.modules\n"
+        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
+        "assert 'helpers.display.style' in sys.modules\n"
         "sys.exit('matplotlib' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=30)
