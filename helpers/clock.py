@@ -17,8 +17,8 @@ now_s = time.perf_counter
 class FineLoop(asyncio.SelectorEventLoop):
     """An event loop that goes by this clock, so that timers fire when they are due.
 
-    A selector loop on every system: the sockets are drained in bursts (see udp.py), which the
-    proactor loop that Windows prefers does not offer.
+    A selector loop on every system: the sockets are drained in bursts (see connection/udp.py),
+    which the proactor loop that Windows prefers does not offer.
     """
 
     def __init__(self) -> None:

@@ -5,8 +5,8 @@ program is told what it did and what to do instead. A PeerError is what the othe
 network did: nothing here was wrong, and the program can only react. Every message carries the
 values that explain it.
 
-On the client's side these become the cause of an httpx2 exception (see client.py), so a program
-written for httpx2 catches what it always catches.
+On the client's side these become the cause of an httpx2 exception (see client/messages.py), so a
+program written for httpx2 catches what it always catches.
 """
 
 from aioquic.h3.connection import ErrorCode as H3ErrorCode

@@ -1,7 +1,7 @@
 """The exercises on a stream taken over: who closes it, who hears of errors, who waits for whom.
 
-As in checks.py, an answer is run and judged by what came out: what the client received, how its
-stream ended, how far the writer got while the reader slept.
+As in buffered_stream.py, an answer is run and judged by what came out: what the client received,
+how its stream ended, how far the writer got while the reader slept.
 """
 
 import time

@@ -1,6 +1,6 @@
 """What was seen of one run of a handler, by its client and by its server, and in words.
 
-These are the facts that a check judges by (oracle.py collects them). What may be wrong with every
+These are the facts that a check judges by (run.py collects them). What may be wrong with every
 answer is put into words here; what is wrong with one exercise's, in its check.
 """
 
