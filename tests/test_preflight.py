@@ -4,6 +4,7 @@ import ast
 import asyncio
 import contextlib
 import errno
+import importlib.util
 import json
 import os
 import re
@@ -364,6 +365,7 @@ def test_an_import_that_does_not_end(tmp_path, monkeypatch):
 
 def test_how_to_install_depends_on_whose_python_this_is(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight_environment, "ROOT", tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     executable = str(tmp_path / "my python")
     fake = SimpleNamespace(prefix=str(tmp_path / "other"), executable=executable)
     monkeypatch.setattr(preflight_environment, "sys", fake)
@@ -376,6 +378,14 @@ def test_how_to_install_depends_on_whose_python_this_is(tmp_path, monkeypatch):
     fake.prefix = str(tmp_path / ".venv")
     anew = "Make the environment anew: `make clean`, then `make lab`."
     assert preflight_environment.how_to_install() == (pip if os.name == "nt" else anew)
+
+
+def test_where_uv_made_the_environment_it_is_uv_that_installs(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight_environment, "ROOT", tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    assert preflight_environment.how_to_install() == (
+        f'Install: uv pip install --python "{sys.executable}" -r "{tmp_path / "requirements.txt"}"'
+    )
 
 
 # ---- UDP

@@ -7,6 +7,7 @@ from __future__ import annotations  # a Python that is too old gets as far as be
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import subprocess
@@ -153,7 +154,10 @@ def how_to_install() -> str:
         return "Make the environment anew: `make clean`, then `make lab`."
     if own.exists() and not is_same(sys.prefix, own):
         return f"This is {sys.executable}, and the workbook's Python is in {own}: use that one."
-    return f'Install: "{sys.executable}" -m pip install -r "{ROOT / "requirements.txt"}"'
+    requirements = ROOT / "requirements.txt"
+    if importlib.util.find_spec("pip") is None:  # uv made the environment
+        return f'Install: uv pip install --python "{sys.executable}" -r "{requirements}"'
+    return f'Install: "{sys.executable}" -m pip install -r "{requirements}"'
 
 
 def is_same(one: str | Path, other: str | Path) -> bool:
