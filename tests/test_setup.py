@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from helpers.certificates import load_or_create
 
 ROOT = Path(__file__).parent.parent
-SYSTEM_TOOLS = ["dirname", "grep", "mkdir", "mktemp", "rm", "sh", "tail", "touch"]
+SYSTEM_TOOLS = ["dirname", "grep", "ls", "mkdir", "mktemp", "rm", "sh", "tail", "touch"]
 CLOSED_PORT = 9  # "discard", which nobody serves
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no make")
@@ -201,6 +202,60 @@ def test_a_second_run_installs_nothing_and_new_requirements_update(checkout):
     os.utime(checkout.root / "requirements.txt", (later, later))
     assert checkout.set_up()[0] == 0
     assert checkout.what_uv_did() == ["venv", "pip", "pip"]
+
+
+def made_by_hand(checkout, python):
+    """A .venv that this set-up has not made, with that script as its Python; a file in it."""
+    mine = checkout.venv / "mine"
+    (checkout.venv / "bin").mkdir(parents=True)
+    (checkout.venv / "bin" / "python").write_text(f"#!/bin/sh\n{python}\n")
+    (checkout.venv / "bin" / "python").chmod(0o755)
+    mine.touch()
+    return mine
+
+
+def test_what_was_made_by_hand_is_completed(checkout):
+    checkout.add_uv()
+    mine = made_by_hand(checkout, python="exit 0")
+    for _ in range(2):
+        assert checkout.set_up()[0] == 0
+        assert checkout.what_uv_did() == ["pip"]
+    assert mine.exists()
+
+
+def test_what_was_made_by_hand_stays_when_uv_fails(checkout):
+    checkout.add_uv(when_installing="exit 2")
+    mine = made_by_hand(checkout, python="exit 0")
+    code, _, (line,) = checkout.set_up()
+    assert code != 0
+    assert line.startswith("requirements.txt could not be installed. ")
+    assert checkout.what_uv_did() == ["pip"]
+    assert mine.exists()
+
+
+def test_what_was_made_by_hand_without_pip_gets_pip_and_stays_when_that_fails(checkout):
+    venv.create(checkout.venv, with_pip=False)
+    mine = checkout.venv / "mine"
+    mine.touch()
+    code, _, (line,) = checkout.set_up(
+        PIP_INDEX_URL=f"http://127.0.0.1:{CLOSED_PORT}", PIP_RETRIES="0"
+    )
+    assert code != 0
+    assert "pip says: ERROR: No matching distribution found for aioquic" in line
+    assert mine.exists()
+
+
+def test_what_was_made_by_hand_stays_when_its_python_does_not_run(checkout):
+    checkout.add_python()
+    checkout.add_uv()
+    mine = made_by_hand(checkout, python="exit 1")
+    code, _, lines = checkout.set_up()
+    assert code != 0
+    assert lines == [
+        "The Python in .venv does not run, or is not a Python 3.11 to 3.14. It may be yours,"
+        " so it stays: `make clean` removes it, then try again"
+    ]
+    assert mine.exists()
 
 
 def test_a_failed_update_keeps_what_was_there(checkout):
