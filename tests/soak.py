@@ -117,13 +117,17 @@ class Rest:
 def server_holds(server):
     """What the server holds now; its loop is that of a thread of this process."""
     give_memory_back()
-    connections = server._listener.connections
     return Rest(
         psutil.Process().memory_info().rss / MB,
         len(asyncio.all_tasks(server._background._loop)),
         sum(isinstance(thing, HTTP3Stream) for thing in gc.get_objects())
-        + sum(connection._http.open_streams() for connection in connections if connection._http),
+        + server._background.run(_open_streams(server._listener.connections)),
     )
+
+
+async def _open_streams(connections):
+    """How many streams aioquic has open; on their loop, which else changes them meanwhile."""
+    return sum(connection._http.open_streams() for connection in connections if connection._http)
 
 
 def checks(before, after, errors, moved_mb, requests):
