@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 CARD = "#ffffff"
 TEXT = "#1f2328"
@@ -32,7 +33,7 @@ PIXELS_PER_INCH = 96
 SHARPNESS = 2
 """Pixels stored for each CSS pixel, along one side: screens with a high density show them all."""
 
-RC_PARAMS = {
+RC_PARAMS: "dict[RcKeyType, object]" = {
     "axes.edgecolor": MUTED,
     "axes.facecolor": CARD,
     "axes.labelcolor": TEXT,

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable
 from html import escape
+from typing import Any
 
 CELL_WIDTH = 76
 """Where a text in the plain form is cut; the row itself keeps all of it."""
 
+Row = dict[str, Any]
+"""What stands in each column."""
 
-class Table(list):
+
+class Table(list[Row]):
     """A list of rows (dicts with the same keys) that prints as a table.
 
     `note` stands below the table, or alone where there are no rows, to say why. `hidden` names
@@ -15,7 +19,7 @@ class Table(list):
     """
 
     def __init__(
-        self, rows: Iterable[dict] = (), note: str = "", hidden: Iterable[str] = ()
+        self, rows: Iterable[Row] = (), note: str = "", hidden: Iterable[str] = ()
     ) -> None:
         super().__init__(rows)
         self.note = note
