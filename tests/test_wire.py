@@ -25,7 +25,7 @@ from helpers.display.table import Table
 from helpers.errors import UsageError
 from helpers.server import Server
 from helpers.wire import WireLog
-from helpers.wire.frames import Connection, Packet, http3_rows
+from helpers.wire.frames import Carried, Connection, Packet, http3_rows
 from helpers.wire.handshake import Handshake
 from helpers.wire.ladder import MAX_FRAMES, draw
 from helpers.wire.qlog import Recorder
@@ -310,17 +310,14 @@ def packet(frames, time_ms=0.0, sender="server", sent=False, number=0):
     return Packet(time_ms, sender, sent, "1RTT", number, 1200, frames)
 
 
-class Stream(dict):
+def stream(stream_id, offset, payload, fin=False):
     """A STREAM frame with its bytes."""
-
-    def __init__(self, stream_id, offset, payload, fin=False):
-        super().__init__(frame_type="stream", stream_id=stream_id, offset=offset, fin=fin)
-        self["length"] = len(payload)
-        self.payload = payload
+    frame = {"frame_type": "stream", "stream_id": stream_id, "offset": offset, "fin": fin}
+    return Carried(frame | {"length": len(payload)}, payload)
 
 
 def rows_of(stream_id, data, fin=False):
-    return http3_rows(Connection([packet([Stream(stream_id, 0, data, fin)])]))
+    return http3_rows(Connection([packet([stream(stream_id, 0, data, fin)])]))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -332,7 +329,7 @@ def test_frames_are_put_together_from_pieces_in_any_order(seed):
     for _ in range(3):  # all of it three times, cut elsewhere each time
         cuts = sorted({0, len(data), *(chance.randrange(len(data)) for _ in range(15))})
         pieces += [
-            Stream(0, start, data[start:end], end == len(data)) for start, end in pairwise(cuts)
+            stream(0, start, data[start:end], end == len(data)) for start, end in pairwise(cuts)
         ]
     chance.shuffle(pieces)
     packets = [packet([piece], time_ms=float(when)) for when, piece in enumerate(pieces)]
@@ -365,8 +362,8 @@ def complete_at(packets, end):
 
 def test_what_is_sent_again_left_when_it_was_sent_first():
     data = b"\x00\x05hello"
-    again = [packet([Stream(0, 0, data)], ms, sent=True, number=int(ms)) for ms in (3.0, 50.0)]
-    arrived = packet([Stream(0, 0, data)], 51.0, number=50)
+    again = [packet([stream(0, 0, data)], ms, sent=True, number=int(ms)) for ms in (3.0, 50.0)]
+    arrived = packet([stream(0, 0, data)], 51.0, number=50)
     (row,) = http3_rows(Connection([*again, arrived]))
     assert (row["time_ms"], row["received_ms"]) == (3.0, 51.0)
 
@@ -454,12 +451,10 @@ def test_the_packets_of_the_handshake_are_named_once(flushed):
         assert row["received_ms"] is None or 0 < row["time_ms"] < row["received_ms"]
 
 
-class Crypto(dict):
+def crypto(offset, payload):
     """A CRYPTO frame with its bytes."""
-
-    def __init__(self, offset, payload):
-        super().__init__(frame_type="crypto", offset=offset, length=len(payload))
-        self.payload = payload
+    frame = {"frame_type": "crypto", "offset": offset, "length": len(payload)}
+    return Carried(frame, payload)
 
 
 def hello(size=40):
@@ -469,12 +464,12 @@ def hello(size=40):
 
 def test_what_the_server_only_repeats_is_no_round_trip():
     passages = [
-        ("client", "initial", 0, 1.0, 2.0, [Crypto(0, hello())]),
-        ("server", "initial", 0, 3.0, None, [Crypto(0, hello(30))]),
-        ("client", "initial", 1, 4.0, 5.0, [Crypto(0, hello())]),
-        ("server", "initial", 1, 6.0, 7.0, [Crypto(0, hello(30))]),
+        ("client", "initial", 0, 1.0, 2.0, [crypto(0, hello())]),
+        ("server", "initial", 0, 3.0, None, [crypto(0, hello(30))]),
+        ("client", "initial", 1, 4.0, 5.0, [crypto(0, hello())]),
+        ("server", "initial", 1, 6.0, 7.0, [crypto(0, hello(30))]),
         ("client", "handshake", 2, 8.0, 9.0, [{"frame_type": "ack"}]),
-        ("server", "handshake", 2, 10.0, 11.5, [Crypto(0, hello(30)), {"frame_type": "padding"}]),
+        ("server", "handshake", 2, 10.0, 11.5, [crypto(0, hello(30)), {"frame_type": "padding"}]),
         ("server", "1RTT", 3, 10.5, 11.0, [{"frame_type": "handshake_done"}]),
         ("server", "1RTT", 4, 12.0, 12.5, [{"frame_type": "ping"}]),
     ]

@@ -12,10 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from aioquic.buffer import Buffer, BufferReadError
 from aioquic.h3.connection import FrameType, Setting, StreamType
 
+from helpers.display import Row
 from helpers.errors import describe_code
 
 PREVIEW_BYTES = 24
@@ -23,6 +25,16 @@ PREVIEW_BYTES = 24
 
 Times = tuple[float | None, float | None]
 """When something was sent and when it was received, in ms; None where nobody saw it."""
+Frame = dict[str, Any]
+"""A QUIC frame as qlog describes it."""
+
+
+class Carried(Frame):
+    """The description of a frame with the bytes it carried; in JSON it is the description."""
+
+    def __init__(self, description: Frame, payload: bytes) -> None:
+        super().__init__(description)
+        self.payload = bytes(payload)
 
 
 @dataclass
@@ -35,7 +47,7 @@ class Packet:
     kind: str
     number: int | None
     size_bytes: int
-    frames: list[dict]
+    frames: list[Frame]
 
 
 @dataclass
@@ -48,7 +60,9 @@ class Connection:
     """
 
     packets: list[Packet] = field(default_factory=list)
-    headers: dict[tuple, list[str]] = field(default_factory=lambda: defaultdict(list))
+    headers: dict[tuple[str, str, int], list[str]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     observers: set[str] = field(default_factory=set)
 
 
@@ -112,26 +126,27 @@ class ByteStream:
         return sent_ms, received_ms
 
 
-def byte_streams(packets: list[Packet], frame_type: str) -> dict[tuple, ByteStream]:
+def byte_streams(packets: list[Packet], frame_type: str) -> dict[tuple[str, Any], ByteStream]:
     """Return what STREAM or CRYPTO frames carried, by sender and by stream id or packet type."""
-    found: dict[tuple, ByteStream] = defaultdict(ByteStream)
+    found: dict[tuple[str, Any], ByteStream] = defaultdict(ByteStream)
     for packet in packets:
         for frame in packet.frames:
             if frame["frame_type"] == frame_type:
+                assert isinstance(frame, Carried)  # as all are that carry such bytes
                 stream = found[packet.sender, frame.get("stream_id", packet.kind)]
                 end = stream.sent if packet.sent else stream.received
                 end.add(packet.time_ms, frame["offset"], frame.payload, frame.get("fin", False))
     return found
 
 
-def row(times: Times, sender: str, **columns: object) -> dict:
+def row(times: Times, sender: str, **columns: object) -> Row:
     """Return a row that begins with its two times; `time_ms` is the first that is known."""
     sent_ms, received_ms = (None if ms is None else round(ms, 3) for ms in times)
     time_ms = received_ms if sent_ms is None else sent_ms
     return {"time_ms": time_ms, "received_ms": received_ms, "sender": sender, **columns}
 
 
-def http3_rows(connection: Connection) -> list[dict]:
+def http3_rows(connection: Connection) -> list[Row]:
     """Return one row per frame in the order of time, whichever end saw it and however often.
 
     `time_ms` is when the first byte of the frame left, or when the frame had arrived where only
@@ -140,7 +155,8 @@ def http3_rows(connection: Connection) -> list[dict]:
     rows = []
     for (sender, stream_id), stream in byte_streams(connection.packets, "stream").items():
         seen = [connection.headers[end, sender, stream_id] for end in ("client", "server")]
-        headers = iter(max(seen, key=len))
+        known = max(seen, key=len)
+        headers = iter(known)
         for start, frame in _read_frames(stream_id, bytes(stream.longer.data)):
             times = stream.times_ms(start, frame.end)
             rows.append(row(times, sender, stream_id=stream_id, **frame.columns(headers)))
@@ -153,13 +169,13 @@ def http3_rows(connection: Connection) -> list[dict]:
     return sorted(rows, key=lambda row: row["time_ms"])
 
 
-def _signals(packets: list[Packet]) -> list[dict]:
+def _signals(packets: list[Packet]) -> list[Row]:
     """Return a row for each QUIC frame that ends something early, and for each datagram.
 
     A packet that is lost is never sent again, what it carried is (RFC 9000 section 13.3): so the
     first of equal frames counts, but for datagrams, which are not repeated (RFC 9221 section 5).
     """
-    found: dict[tuple, dict] = {}
+    found: dict[tuple[str, str, int | None, int | None], dict[str, Any]] = {}
     for packet in packets:
         for frame in packet.frames:
             kind = frame["frame_type"]
@@ -181,7 +197,7 @@ def _signals(packets: list[Packet]) -> list[dict]:
     ]
 
 
-def describe_signal(frame: dict) -> str:
+def describe_signal(frame: Frame) -> str:
     """Return why a stream or a connection ends, with the error's name; nothing for others."""
     if "error_code" not in frame:
         return ""
@@ -200,7 +216,7 @@ class _Frame:
     end: int
     payload: bytes
 
-    def columns(self, headers: Iterator[str]) -> dict:
+    def columns(self, headers: Iterator[str]) -> Row:
         """Return what a row says of this frame, which takes the next of `headers` if it is one."""
         name = _name(FrameType, self.type)
         return {"frame": name, "length": self.length, "detail": self._detail(headers)}
@@ -220,7 +236,7 @@ class _Frame:
         return f"{meaning} {numbers[0]}" if meaning and numbers else ""
 
 
-_FIRST_NUMBER = {
+_FIRST_NUMBER: dict[int, str] = {
     FrameType.GOAWAY: "nothing new from id",
     FrameType.MAX_PUSH_ID: "pushes up to id",
     FrameType.CANCEL_PUSH: "push id",

@@ -6,10 +6,12 @@ the type that belongs to the keys of that moment: Initial, Handshake, then 1-RTT
 """
 
 from collections.abc import Iterator
+from operator import itemgetter
 
 from aioquic.tls import HandshakeType
 
-from helpers.wire.frames import Packet, byte_streams, describe_signal, row
+from helpers.display import Row
+from helpers.wire.frames import Frame, Packet, byte_streams, describe_signal, row
 
 PACKET_NAMES = {
     "initial": "Initial",
@@ -47,7 +49,7 @@ class Handshake:
 
     def __init__(self, packets: list[Packet]) -> None:
         self._crypto = byte_streams(packets, "crypto")
-        found: dict[tuple, Passage] = {}
+        found: dict[tuple[str, str, int | None], Passage] = {}
         for packet in packets:
             if packet.kind == "1RTT" and not self._carries_handshake(packet):
                 continue
@@ -58,7 +60,7 @@ class Handshake:
                 passage.received_ms = packet.time_ms
         self._passages = list(found.values())
 
-    def rows(self) -> list[dict]:
+    def rows(self) -> list[Row]:
         """Return one row per packet in the order of time."""
         rows = [
             row(
@@ -83,7 +85,7 @@ class Handshake:
             return "The server's certificate did not come."
         return f"The server's certificate is in its packet {' and '.join(names)}."
 
-    def round_trips(self) -> list[dict]:
+    def round_trips(self) -> list[Row]:
         """Return one row per round trip; both ends have to be observed.
 
         A round trip begins when the client sends what the server waits for, and ends when the last
@@ -91,9 +93,14 @@ class Handshake:
         from the client in between is the same answer; what it only repeats is none.
         """
         trips: list[tuple[Passage, list[Passage]]] = []
-        asked, said = None, set()
-        at_server = [passage for passage in self._passages if passage.at_server_ms is not None]
-        for passage in sorted(at_server, key=lambda passage: passage.at_server_ms):
+        asked: Passage | None = None
+        said: set[tuple[str, int | None]] = set()
+        at_server = [
+            (at_ms, passage)
+            for passage in self._passages
+            if (at_ms := passage.at_server_ms) is not None
+        ]
+        for _, passage in sorted(at_server, key=itemgetter(0)):
             if passage.packet.sender == "client":
                 asked = passage
                 continue
@@ -106,13 +113,15 @@ class Handshake:
                 trips[-1][1].append(passage)
         return [self._trip(number, *trip) for number, trip in enumerate(trips, start=1)]
 
-    def _trip(self, number: int, asked: Passage, answer: list[Passage]) -> dict:
-        arrivals = [passage.received_ms for passage in answer]
-        known = asked.sent_ms is not None and None not in arrivals
+    def _trip(self, number: int, asked: Passage, answer: list[Passage]) -> Row:
+        arrivals = [passage.received_ms for passage in answer if passage.received_ms is not None]
+        time_ms = None
+        if asked.sent_ms is not None and len(arrivals) == len(answer):
+            time_ms = round(max(arrivals) - asked.sent_ms, 3)
         said = [name for passage in answer for name in self._says(passage.packet)]
         return {
             "round_trip": number,
-            "time_ms": round(max(arrivals) - asked.sent_ms, 3) if known else None,
+            "time_ms": time_ms,
             "client": ", ".join(self._says(asked.packet)),
             "server": ", ".join(dict.fromkeys(said)),
         }
@@ -122,7 +131,7 @@ class Handshake:
         return any(frame["frame_type"] in ("crypto", "handshake_done") for frame in packet.frames)
 
     @staticmethod
-    def _steps(packet: Packet) -> set[tuple]:
+    def _steps(packet: Packet) -> set[tuple[str, int | None]]:
         """Return what moves the handshake on, the same for the same bytes sent again."""
         return {
             (packet.kind, frame.get("offset"))
@@ -132,7 +141,8 @@ class Handshake:
 
     def _says(self, packet: Packet) -> list[str]:
         """Return the messages of TLS in a packet, or its frames where it carries none."""
-        messages, frames = {}, {}
+        messages: dict[str, None] = {}
+        frames: dict[str, None] = {}
         for frame in packet.frames:
             name = frame["frame_type"].upper()
             frames[name] = None
@@ -144,7 +154,7 @@ class Handshake:
 
     def _describe(self, packet: Packet) -> list[str]:
         """Return a text for each kind of frame in a packet, but for padding."""
-        texts = {}
+        texts: dict[str, None] = {}
         for frame in packet.frames:
             name = frame["frame_type"].upper()
             if name == "CRYPTO":
@@ -158,7 +168,7 @@ class Handshake:
                 texts[name] = None
         return list(texts)
 
-    def _messages(self, packet: Packet, frame: dict) -> Iterator[tuple[str, str]]:
+    def _messages(self, packet: Packet, frame: Frame) -> Iterator[tuple[str, str]]:
         """Yield each message that a CRYPTO frame carries, and which part where it is not whole."""
         data = self._crypto[packet.sender, packet.kind].longer.data
         first, last = frame["offset"], frame["offset"] + frame["length"]

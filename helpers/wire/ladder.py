@@ -8,9 +8,9 @@ the edges. Labels stand outside the two lines, at their sender's side, where no 
 
 import re
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from helpers.display import style
+from helpers.display import Row, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ MAX_FRAMES = 40
 """More than this cannot be read in one picture."""
 
 # All lengths are in CSS pixels.
-LINE_X = {"client": 360, "server": 540}
+LINE_X: dict[str, float] = {"client": 360, "server": 540}
 EDGE_X = {"client": 14, "server": style.WIDTH - 14}
 TOP, BOTTOM = 56, 34
 LABEL_STEP = 24
@@ -29,6 +29,8 @@ STRETCH = 240
 LABEL_WIDTH = 272
 """What has room between a line and the times at its edge."""
 LABEL_POINTS = 9.6
+SMALL: dict[str, Any] = {"va": "center", "color": style.MUTED, "size": "small"}
+"""How times and notes look."""
 
 COLORS = {
     "DATA": style.SERIES[0],
@@ -40,7 +42,7 @@ COLORS = {
 }
 
 
-def draw(rows: list[dict]) -> style.Picture:
+def draw(rows: list[Row]) -> style.Picture:
     """Return the picture of these rows, which are frames in the order of time.
 
     An arrow falls from where the frame left to where it arrived. It is level where only one end
@@ -67,13 +69,12 @@ def draw(rows: list[dict]) -> style.Picture:
         if len(rows) > len(shown):
             text = f"the first {len(shown)} of {len(rows)} frames"
             middle = style.WIDTH / 2
-            look = {"color": style.MUTED, "size": "small"}
-            axes.text(middle, height - BOTTOM / 4, text, ha="center", va="center", **look)
+            axes.text(middle, height - BOTTOM / 4, text, ha="center", **SMALL)
     told = _in_words(rows)
     return style.Picture(figure, alt=f"Ladder diagram. {told}", text=f"<Ladder: {told}>")
 
 
-def _positions(rows: list[dict]) -> dict[tuple[int, str], float]:
+def _positions(rows: list[Row]) -> dict[tuple[int, str], float]:
     """Return how far down each frame leaves and arrives, by row number and column."""
     moments = sorted(
         (row[column], column == "received_ms", number)
@@ -83,8 +84,9 @@ def _positions(rows: list[dict]) -> dict[tuple[int, str], float]:
     )
     passed_ms = moments[-1][0] - moments[0][0]
     per_ms = STRETCH / passed_ms if passed_ms else 0.0
-    y, before_ms = TOP - ARROW_STEP, moments[0][0] - 1e-9
-    free_from = dict.fromkeys(LINE_X, TOP)
+    y: float = TOP - ARROW_STEP
+    before_ms = moments[0][0] - 1e-9
+    free_from: dict[str, float] = dict.fromkeys(LINE_X, TOP)
     y_of: dict[tuple[int, str], float] = {}
     for time_ms, arrives, number in moments:
         if time_ms != before_ms:
@@ -100,7 +102,7 @@ def _positions(rows: list[dict]) -> dict[tuple[int, str], float]:
     return y_of
 
 
-def _draw_arrow(axes: "Axes", row: dict, start: float, end: float, lost: bool) -> None:
+def _draw_arrow(axes: "Axes", row: Row, start: float, end: float, lost: bool) -> None:
     here, there = LINE_X["client"], LINE_X["server"]
     if row["sender"] == "server":
         here, there = there, here
@@ -112,7 +114,7 @@ def _draw_arrow(axes: "Axes", row: dict, start: float, end: float, lost: bool) -
     axes.annotate("", xy=(there, end), xytext=(here, start), arrowprops=arrow)
 
 
-def _draw_label(axes: "Axes", row: dict, y: float, words: str) -> None:
+def _draw_label(axes: "Axes", row: Row, y: float, words: str) -> None:
     towards_line, gap = ("right", -12) if row["sender"] == "client" else ("left", 12)
     label = axes.text(
         LINE_X[row["sender"]] + gap,
@@ -132,13 +134,13 @@ def _draw_label(axes: "Axes", row: dict, y: float, words: str) -> None:
 
 def _draw_time(axes: "Axes", side: str, y: float, words: str) -> None:
     towards_edge = "left" if side == "client" else "right"
-    look = {"color": style.MUTED, "size": "small"}
-    axes.text(EDGE_X[side], y, words, ha=towards_edge, va="center", **look)
+    axes.text(EDGE_X[side], y, words, ha=towards_edge, **SMALL)
 
 
-def _words(row: dict) -> str:
+def _words(row: Row) -> str:
     """Return what stands beside an arrow: the frame, and what to know of it first."""
-    frame, detail = row["frame"], row["detail"]
+    frame: str = row["frame"]
+    detail: str = row["detail"]
     if frame == "DATA":
         return f"DATA, {row['length']} bytes: {detail}"
     if frame == "HEADERS":
@@ -149,17 +151,17 @@ def _words(row: dict) -> str:
     return frame
 
 
-def _stream(row: dict) -> str:
+def _stream(row: Row) -> str:
     """Return the request's stream, to tell several apart; nothing for what is no request."""
     is_request = row["stream_id"] is not None and row["stream_id"] % 4 == 0
     return f"stream {row['stream_id']}: " if is_request else ""
 
 
-def _color(row: dict) -> str:
+def _color(row: Row) -> str:
     return COLORS.get(row["frame"], style.MUTED)
 
 
-def _in_words(rows: list[dict]) -> str:
+def _in_words(rows: list[Row]) -> str:
     """Return what the picture shows, without the times: the same run gives the same words."""
     sentences = []
     for side in LINE_X:

@@ -13,9 +13,9 @@ from pathlib import Path
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.logger import QLOG_VERSION
 
-from helpers.display import Picture, Table
+from helpers.display import Picture, Row, Table
 from helpers.errors import UsageError
-from helpers.wire.frames import Connection, http3_rows
+from helpers.wire.frames import Connection, Frame, http3_rows
 from helpers.wire.handshake import Handshake
 from helpers.wire.ladder import draw
 from helpers.wire.qlog import Recorder
@@ -166,9 +166,7 @@ class WireLog:
         return {number: recorded[number]}
 
 
-def _rows(
-    recorded: dict[int, Connection], rows_of: Callable[[Connection], list[dict]]
-) -> list[dict]:
+def _rows(recorded: dict[int, Connection], rows_of: Callable[[Connection], list[Row]]) -> list[Row]:
     return [{"connection": n, **row} for n, found in recorded.items() for row in rows_of(found)]
 
 
@@ -184,7 +182,7 @@ def _check_stream(recorded: dict[int, Connection], stream_id: int) -> None:
 
 
 def _why_no_frames(
-    recorded: dict[int, Connection], everything: list[dict], stream_id: int | None
+    recorded: dict[int, Connection], everything: list[Row], stream_id: int | None
 ) -> str:
     """Return the reason why nothing is left of `everything` that could be shown."""
     if not recorded:
@@ -202,12 +200,12 @@ def _why_no_frames(
     return "No such frame was recorded."
 
 
-def _all_frames(recorded: dict[int, Connection]) -> list[dict]:
+def _all_frames(recorded: dict[int, Connection]) -> list[Frame]:
     packets = (packet for found in recorded.values() for packet in found.packets)
     return [frame for packet in packets for frame in packet.frames]
 
 
-def _table(rows: list[dict], times: bool, note: str) -> Table:
+def _table(rows: list[Row], times: bool, note: str) -> Table:
     """Return rows as a table, with the columns hidden in which there is nothing to tell apart."""
     if not times:
         rows = [

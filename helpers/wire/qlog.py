@@ -15,7 +15,7 @@ from aioquic.quic.logger import QuicLogger, QuicLoggerTrace
 from aioquic.quic.packet import QuicStreamFrame
 
 from helpers.clock import now_s
-from helpers.wire.frames import Connection, Packet
+from helpers.wire.frames import Carried, Connection, Frame, Packet
 
 
 class Recorder(QuicLogger):
@@ -39,14 +39,14 @@ class Recorder(QuicLogger):
     def end_trace(self, trace: QuicLoggerTrace) -> None:
         """Keep the trace: it is read when the connection has ended."""
 
-    def traces(self) -> list[dict]:
+    def traces(self) -> list[dict[str, Any]]:
         """Return a copy of all traces in which something was recorded, oldest first, as qlog."""
         copies = [trace.to_dict() for trace in list(self._started)]
         return [trace for trace in copies if trace["events"]]
 
     def connections(self) -> list[Connection]:
         """Return a copy of what was recorded of each connection, oldest first."""
-        by_id: dict[str, list[dict]] = {}
+        by_id: dict[str, list[dict[str, Any]]] = {}
         for trace in self.traces():
             # The connection id that the client makes up for its first packet names the connection
             # at both ends.
@@ -63,29 +63,29 @@ class Trace(QuicLoggerTrace):
     def __init__(self, epoch_s: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._epoch_s = epoch_s
-        self._timed: list[dict] = []
+        self._timed: list[dict[str, Any]] = []
         self._lock = Lock()
 
-    def encode_stream_frame(self, frame: QuicStreamFrame, stream_id: int) -> dict:
+    def encode_stream_frame(self, frame: QuicStreamFrame, stream_id: int) -> Frame:
         """Return the description of a STREAM frame, and its bytes with it."""
-        return _Carried(super().encode_stream_frame(frame, stream_id), frame.data)
+        return Carried(super().encode_stream_frame(frame, stream_id), frame.data)
 
-    def encode_crypto_frame(self, frame: QuicStreamFrame) -> dict:
+    def encode_crypto_frame(self, frame: QuicStreamFrame) -> Frame:
         """Return the description of a CRYPTO frame, and its bytes with it."""
-        return _Carried(super().encode_crypto_frame(frame), frame.data)
+        return Carried(super().encode_crypto_frame(frame), frame.data)
 
-    def encode_http3_headers_frame(self, length: int, headers: Headers, stream_id: int) -> dict:
+    def encode_http3_headers_frame(self, length: int, headers: Headers, stream_id: int) -> Frame:
         """Return the description of a HEADERS frame with its fields in clear."""
         return super().encode_http3_headers_frame(length, _readable(headers), stream_id)
 
     def encode_http3_push_promise_frame(
         self, length: int, headers: Headers, push_id: int, stream_id: int
-    ) -> dict:
+    ) -> Frame:
         """Return the description of a PUSH_PROMISE frame with its fields in clear."""
         fields = _readable(headers)
         return super().encode_http3_push_promise_frame(length, fields, push_id, stream_id)
 
-    def log_event(self, *, category: str, event: str, data: dict) -> None:
+    def log_event(self, *, category: str, event: str, data: dict[str, Any]) -> None:
         """Add an event with the time of now.
 
         aioquic asks time.time, for which a whole handshake may be one moment.
@@ -94,7 +94,7 @@ class Trace(QuicLoggerTrace):
             time_ms = self.encode_time(self._epoch_s + now_s())
             self._timed.append({"data": data, "name": f"{category}:{event}", "time": time_ms})
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Return a copy to which nothing is added any more.
 
         aioquic logs a packet that it received first, and adds its frames while it reads them.
@@ -108,27 +108,20 @@ class Trace(QuicLoggerTrace):
         return trace
 
 
-class _Carried(dict):
-    """A frame as qlog describes it, with the bytes it carried; in JSON it is the description."""
-
-    def __init__(self, description: dict, payload: bytes) -> None:
-        super().__init__(description)
-        self.payload = bytes(payload)
-
-
 def _readable(headers: Headers) -> Headers:
     """Return headers that aioquic's logger can decode: it takes all of them for UTF-8.
 
     A value may hold any byte from 0x80 (RFC 9110 section 5.5). Without this, the first one that is
     not UTF-8 raises in the middle of the connection that is being logged.
     """
-    return [
-        tuple(part.decode(errors="backslashreplace").encode() for part in header)
-        for header in headers
-    ]
+    return [(_in_utf8(name), _in_utf8(value)) for name, value in headers]
 
 
-def _connection(traces: list[dict]) -> Connection:
+def _in_utf8(part: bytes) -> bytes:
+    return part.decode(errors="backslashreplace").encode()
+
+
+def _connection(traces: list[dict[str, Any]]) -> Connection:
     """Put together what one end or both recorded of a connection; its first event is at 0 ms."""
     connection = Connection()
     start_ms = min(event["time"] for trace in traces for event in trace["events"])
@@ -152,7 +145,7 @@ def _connection(traces: list[dict]) -> Connection:
     return connection
 
 
-def _packet(time_ms: float, sender: str, sent: bool, data: dict) -> Packet:
+def _packet(time_ms: float, sender: str, sent: bool, data: dict[str, Any]) -> Packet:
     header = data["header"]
     # Version Negotiation and Retry packets have no number (RFC 9000 section 17.2).
     number = header.get("packet_number")
@@ -160,5 +153,5 @@ def _packet(time_ms: float, sender: str, sent: bool, data: dict) -> Packet:
     return Packet(time_ms, sender, sent, header["packet_type"], number, size_bytes, data["frames"])
 
 
-def _fields(data: dict) -> str:
+def _fields(data: dict[str, Any]) -> str:
     return ", ".join(f"{field['name']}: {field['value']}" for field in data["frame"]["headers"])
