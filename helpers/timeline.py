@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 
@@ -140,7 +140,7 @@ def _check(response: httpx2.Response) -> float:
             "This response is closed. Call Timeline.record(response) inside the "
             "`with client.stream(...)` block."
         )
-    sent_at = response.extensions.get("request_sent_at")
+    sent_at: float | None = response.extensions.get("request_sent_at")
     if sent_at is None:
         raise UsageError(
             "This response does not know when its request was sent. Make the request through "
@@ -171,7 +171,7 @@ def _lines(chunk: bytes) -> Iterator[str]:
 def _progress_bar(
     response: httpx2.Response,
 ) -> tuple[Callable[[float, bytes], object], Callable[[], None]]:
-    class Bar(tqdm):
+    class Bar(tqdm):  # type: ignore[misc]  # tqdm brings no types
         # tqdm's monitor is a thread that outlives the bar.
         monitor_interval = 0
 
@@ -202,13 +202,19 @@ def _draw_lane(axes: "Axes", lane: int, name: str, timeline: Timeline) -> None:
     y = lane + 0.55
     axes.plot([0, timeline.ended_s], [y, y], color=colour, linewidth=1, alpha=0.5)
     axes.plot([timeline.ended_s], [y], "|", color=colour, markersize=16)
-    mark = {"marker": "o", "markersize": 9} if few else {"marker": "|", "markersize": 11}
-    axes.plot(times, len(times) * [y], color=colour, linestyle="none", **mark)
+    marker, size = ("o", 9) if few else ("|", 11)
+    axes.plot(
+        times, len(times) * [y], color=colour, linestyle="none", marker=marker, markersize=size
+    )
     if few:
         _label_gaps(axes, y + 0.27, [0, *times])
-    text = {"y": lane + 0.2, "va": "center", "transform": axes.get_yaxis_transform()}
-    # The grid's lines must not run through the letters.
-    text["bbox"] = {"facecolor": style.CARD, "edgecolor": "none", "pad": 1}
+    text: dict[str, Any] = {
+        "y": lane + 0.2,
+        "va": "center",
+        "transform": axes.get_yaxis_transform(),
+        # The grid's lines must not run through the letters.
+        "bbox": {"facecolor": style.CARD, "edgecolor": "none", "pad": 1},
+    }
     axes.text(0.01, s=name, color=colour, weight="bold", parse_math=False, **text)
     told = f"{timeline.summary()}, {timeline.ended_s:.2f} s in all"
     axes.text(0.99, s=told, color=style.TEXT, ha="right", **text)
@@ -220,8 +226,8 @@ def _label_gaps(axes: "Axes", y: float, times: list[float]) -> None:
     for before, after in pairwise(times):
         if after - before > ROOM_FOR_A_LABEL * seconds_per_pixel:
             text = f"{(after - before) * 1000:,.0f} ms"
-            centred = {"ha": "center", "va": "center", "size": "small"}
-            axes.text((before + after) / 2, y, text, color=style.MUTED, **centred)
+            middle = (before + after) / 2
+            axes.text(middle, y, text, ha="center", va="center", color=style.MUTED, size="small")
 
 
 def _alt(timelines: Mapping[str, Timeline]) -> str:
