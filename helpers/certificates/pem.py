@@ -9,6 +9,7 @@ the functions below, so that the message names the file, what was found in it, a
 import os
 import re
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, Pub
 from helpers.errors import CertificateFileError
 
 FilePath = str | os.PathLike[str]
+Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 
 def read_certificates(path: FilePath) -> list[x509.Certificate]:
@@ -112,7 +114,7 @@ def public_key_der(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, form)
 
 
-def _extension(certificate: x509.Certificate, kind: type[x509.ExtensionType]):
+def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
