@@ -25,7 +25,8 @@ SECOND_NAME = "stream.test"
 HANDSHAKE_TURNS = 6
 ANSWER_TIMEOUT_S = 5.0
 
-Accepts = Callable[[Path, Path, str], bool]
+Accepts = Callable[[Path, Path, str], object]
+"""A learner's function, which may return anything, and should return a bool."""
 
 
 def refusal(credentials: Credentials, ca_file: Path, server_name: str) -> str | None:
@@ -164,9 +165,18 @@ def _cases(folder: Path) -> Iterator[_Case]:
     ca_file = folder / "ca.pem"
     ca.cert_pem.write_to_path(ca_file)
 
-    def case(title: str, expected: bool, cause: str, name: str = "localhost", issuer=ca, **dates):
+    def case(
+        title: str,
+        expected: bool,
+        cause: str,
+        name: str = "localhost",
+        issuer: trustme.CA = ca,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> _Case:
         file = folder / f"{len(list(folder.iterdir()))}.pem"
-        leaf = issuer.issue_cert("localhost", "127.0.0.1", "example.test", **dates)
+        names = ("localhost", "127.0.0.1", "example.test")
+        leaf = issuer.issue_cert(*names, not_before=not_before, not_after=not_after)
         leaf.cert_chain_pems[0].write_to_path(file)
         return _Case(title, file, ca_file, name, expected, cause)
 

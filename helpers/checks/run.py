@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 import httpx2
 
@@ -171,7 +172,7 @@ class _Run:
         # A loop that is free misses some; one that is blocked, nearly all.
         return expected > 10 and beats < expected / 8
 
-    def _keep_unseen(self, _: object, context: dict) -> None:
+    def _keep_unseen(self, _: object, context: dict[str, Any]) -> None:
         if "exception" in context:
             self.trial.unseen_errors.append(context["exception"])
 
@@ -191,6 +192,7 @@ class _Run:
                 self._response = response
                 self._sent_at = response.extensions["request_sent_at"]
                 trial.status, trial.headers = response.status_code, response.headers
+                assert isinstance(response.stream, httpx2.SyncByteStream)  # as its client is
                 response.stream = _Observed(response.stream, trial)
                 trial.result = self._read(response)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the verdict tells it

@@ -4,6 +4,7 @@ These are the facts that a check judges by (run.py collects them). What may be w
 answer is put into words here; what is wrong with one exercise's, in its check.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -29,11 +30,12 @@ class Trial:
     chunks: list[tuple[float, bytes]] = field(default_factory=list)
     """(when, bytes), where the exercise did not read in its own way."""
     size_bytes: int = 0
-    ended_s: float | None = None
+    ended_s: float = math.inf
+    """When the client had the end or an error; infinite where nothing more came."""
     returned_s: float | None = None
     """When the handler returned or raised; None where it never did."""
-    client_error: Exception | None = None
-    handler_errors: list[Exception] = field(default_factory=list)
+    client_error: BaseException | None = None
+    handler_errors: list[BaseException] = field(default_factory=list)
     unseen_errors: list[BaseException] = field(default_factory=list)
     """Of tasks that ended with an exception which nobody took notice of."""
     was_called: bool = True
