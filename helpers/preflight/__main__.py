@@ -214,8 +214,9 @@ def one_stream() -> str:
             await response.write(f"{line}\n")
             await response.flush()
             await asyncio.sleep(LINE_EVERY_S)
-            done, _ = await asyncio.wait([asyncio.wrap_future(arrival)], timeout=LINE_TIMEOUT_S)
-            if not done:
+            arrives = asyncio.wrap_future(arrival)
+            await asyncio.wait([arrives], timeout=LINE_TIMEOUT_S)
+            if not arrives.done():
                 held_up.append(line)
                 return
 

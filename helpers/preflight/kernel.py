@@ -14,9 +14,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers.preflight.environment import Fault, how_to_install, is_same, last_line, run_python
+
+if TYPE_CHECKING:
+    from jupyter_client import AsyncKernelManager
 
 KERNEL_TIMEOUT_S = 60.0
 """For a kernel to be there, which takes a second; PROCESS_TIMEOUT_S says why so long."""
@@ -52,6 +55,12 @@ async def _kernel() -> None:
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     from jupyter_core.paths import jupyter_path
 
+    # The default adds a folder of old times, and makes it in the user's home.
+    specs = KernelSpecManager(kernel_dirs=jupyter_path("kernels"))
+    try:
+        spec = specs.get_kernel_spec("python3")
+    except NoSuchKernel as error:
+        raise Fault("Jupyter knows no kernel python3.", how_to_install()) from error
     # Windows keeps files of a process that was killed for a moment longer.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         kernel = AsyncKernelManager(
@@ -59,13 +68,8 @@ async def _kernel() -> None:
             transport_encryption="auto",  # as in the Makefile
             # Goes with the folder, whatever happens.
             connection_file=str(Path(directory, "kernel.json")),
-            # The default adds a folder of old times, and makes it in the user's home.
-            kernel_spec_manager=KernelSpecManager(kernel_dirs=jupyter_path("kernels")),
+            kernel_spec_manager=specs,
         )
-        try:
-            spec = kernel.kernel_spec
-        except NoSuchKernel as error:
-            raise Fault("Jupyter knows no kernel python3.", how_to_install()) from error
         try:
             seen = await _ask(kernel, Path(directory))
         except (OSError, RuntimeError, TimeoutError) as error:
@@ -87,7 +91,7 @@ async def _kernel() -> None:
         raise Fault(f"1 + 1 is {two} in the kernel.", _repair(spec.resource_dir))
 
 
-async def _ask(kernel: Any, directory: Path) -> dict[str, Any]:
+async def _ask(kernel: AsyncKernelManager, directory: Path) -> dict[str, Any]:
     """Start a kernel, whose files go to `directory`, and end it again.
 
     Returns its answers to two expressions, in Jupyter's form. Raises OSError where it does not
@@ -122,7 +126,8 @@ async def _ask(kernel: Any, directory: Path) -> dict[str, Any]:
         finally:
             async with asyncio.timeout(KERNEL_END_TIMEOUT_S):
                 await kernel.shutdown_kernel(now=True)
-    return reply["content"]["user_expressions"]
+    answers: dict[str, Any] = reply["content"]["user_expressions"]
+    return answers
 
 
 def _last_words(said: Path) -> str:
