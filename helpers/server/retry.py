@@ -34,6 +34,7 @@ class Tokens:
 
     def retry(self, header: QuicHeader, address: Address) -> bytes:
         """Return the Retry packet that answers a client's first packet."""
+        assert header.version is not None  # only packets that come later leave it out
         our_id = os.urandom(MIN_FIRST_ID_BYTES)
         token = self._handler.create_token(
             address=address,
