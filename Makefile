@@ -12,7 +12,7 @@ SIDE_BY_SIDE = -n 4 --dist loadfile --no-loadscope-reorder
 help:
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make check      say in ten seconds whether this machine is ready, and what to do if not"
-	@echo "make test       check everything: lint, tests, and each notebook's stored outputs"
+	@echo "make test       check everything: lint, types, tests, and each notebook's stored outputs"
 	@echo "make notebooks  for authors: write the notebooks from their solutions, run them, and store"
 	@echo "                the outputs that have changed; refuses to lose a learner's answers"
 	@echo "make bench      measure against other HTTP/3 servers and clients (ROW=... for one row)"
@@ -39,6 +39,7 @@ check: .venv/.ready
 test: .venv/.ready
 	@$(BIN)/ruff check helpers tests
 	@$(BIN)/ruff format --check helpers tests
+	@$(BIN)/python -m mypy --no-error-summary
 	@$(BIN)/python -m pytest --nbval $(SIDE_BY_SIDE) $(ARGS) tests notebooks
 
 # The learners' notebooks come from the solutions first, unless that would lose what a learner wrote:
@@ -59,7 +60,7 @@ CERTS = certs notebooks/certs notebooks/solutions/certs
 CERT_FILES = ca.pem cert.pem key.pem ca.pem.new cert.pem.new key.pem.new .lock .lock-journal
 
 clean:
-	rm -rf .venv .bench .pytest_cache .ruff_cache
+	rm -rf .venv .bench .mypy_cache .pytest_cache .ruff_cache
 	find helpers tests -type d -name __pycache__ -prune -exec rm -rf {} +
 	rm -f notebooks/__pycache__/conftest.*.pyc
 	@rm -f $(foreach folder,$(CERTS),$(addprefix $(folder)/,$(CERT_FILES)))

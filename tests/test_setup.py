@@ -298,6 +298,7 @@ def test_clean_removes_what_the_project_made_and_nothing_else(checkout):
     made = [
         ".venv/bin/python",
         ".bench/bench.json",
+        ".mypy_cache/3.11/cache.db",
         "certs/key.pem.new",
         "notebooks/__pycache__/conftest.cpython-311-pytest-9.2.0.pyc",
         "helpers/__pycache__/x.pyc",
