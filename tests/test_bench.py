@@ -10,11 +10,23 @@ import time
 import psutil
 import pytest
 
+from tests.bench import clients, servers
 from tests.bench.__main__ import main
+from tests.bench.processes import make_certificates
 from tests.bench.results import line
-from tests.bench.rows import ROWS, Measurement, Row
-from tests.bench.scenarios import BLOCK, BodyCheck, Records, blocks, clock_ns, record
+from tests.bench.rows import NIQUESTS, NIQUESTS_ASYNC, ROWS, Measurement, Row
+from tests.bench.scenarios import (
+    BLOCK,
+    PATHS,
+    BodyCheck,
+    Records,
+    answer,
+    blocks,
+    clock_ns,
+    record,
+)
 from tests.bench.suite import _covered_s
+from tests.bench.workloads import WORKLOADS
 
 MEASURED = Measurement({"ours": ("ours", "ours"), "a": ("a", "a"), "b": ("b", "b")}, "download")
 
@@ -89,6 +101,23 @@ def test_names_are_unique():
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
+def test_each_side_has_a_server_and_a_client():
+    for row in ROWS:
+        for side in row.measurement.sides.values():
+            if row.measurement.workload in WORKLOADS:
+                server, client = side
+                assert server in servers.KINDS
+                assert client in clients.KINDS
+
+
+def test_niquests_is_a_peer_wherever_the_speed_of_our_client_counts():
+    blocking, several = (set(sides.items()) for sides in (NIQUESTS, NIQUESTS_ASYNC))
+    sides = {row.name: row.measurement.sides.items() for row in ROWS}
+    alone = {"download", "ticks-p50", "ticks-p99", "requests", "first-byte"}
+    assert all(blocking <= sides[name] for name in alone)
+    assert all(several <= sides[name] for name in ("requests-16", "memory-stream-client"))
+
+
 def test_an_unknown_row_is_named():
     with pytest.raises(SystemExit, match="no row is called nonsense"):
         main(["nonsense"])
@@ -124,8 +153,6 @@ def test_sleeps_at_the_same_time_count_once():
 
 
 async def _ticking():
-    from tests.bench.scenarios import answer
-
     written = []
 
     async def write(data):
@@ -143,3 +170,88 @@ def test_ticks_come_at_their_moments():
     written = asyncio.run(_ticking())
     assert time.perf_counter() - start_s >= 0.04
     assert [len(data) for data in written] == [64, 0] * 3
+
+
+# ---- niquests as a client
+
+
+NIQUESTS_KINDS = [clients.connect_niquests, clients.connect_niquests_sync]
+
+
+@pytest.fixture
+def scenarios(server):
+    """Our server with the benchmark's scenarios."""
+
+    async def handler(request, response):
+        response.write_header(200)
+        query = dict(request.query)
+        await answer(request.path, query, request, response.write, response.flush)
+
+    for path in PATHS:
+        server.route(path)(handler)
+    return server
+
+
+@pytest.mark.parametrize("connect", NIQUESTS_KINDS)
+def test_niquests_hands_over_each_chunk_when_it_arrives(scenarios, credentials, connect):
+    pytest.importorskip("niquests")
+    records, pieces = Records(), []
+
+    def on_data(data):
+        pieces.append(data)
+        records.feed(data)
+
+    async def run():
+        async with connect(scenarios.port, str(credentials.ca_file)) as client:
+            await client.get("/ticks?count=10&interval_ms=50", on_data)
+
+    asyncio.run(run())
+    assert len(records.delivery_ns) == 10
+    assert len(pieces) > 5  # on a busy machine, two may come together
+    assert sorted(records.delivery_ns)[5] < 40e6
+
+
+@pytest.mark.parametrize("connect", NIQUESTS_KINDS)
+def test_niquests_sends_a_body(scenarios, credentials, connect):
+    pytest.importorskip("niquests")
+    answered = []
+
+    async def run():
+        async with connect(scenarios.port, str(credentials.ca_file)) as client:
+            await client.post("/upload", blocks(200_000), answered.append)
+
+    asyncio.run(run())
+    assert b"".join(answered) == b"200000"
+
+
+@pytest.mark.parametrize("connect", NIQUESTS_KINDS)
+def test_niquests_trusts_the_given_ca_alone(scenarios, tmp_path, connect):
+    niquests = pytest.importorskip("niquests")
+    another = make_certificates(tmp_path)
+
+    async def run():
+        async with connect(scenarios.port, str(another.ca_file)) as client:
+            await client.get("/hello", print)
+
+    with pytest.raises(niquests.exceptions.SSLError):
+        asyncio.run(run())
+
+
+def test_niquests_that_speaks_another_version_is_refused():
+    class Response:
+        http_version = 20
+
+        def raise_for_status(self):
+            pass
+
+    with pytest.raises(RuntimeError, match="HTTP version 20"):
+        clients._check_niquests(Response())
+
+
+def test_niquests_holds_several_streams_of_one_connection(tmp_path):
+    pytest.importorskip("niquests")
+    sides = ["--side", "ours", "--side", "niquests"]
+    tiny = ["--tiny", "--rounds", "1", "--folder", str(tmp_path)]
+    assert main(["memory-stream", *sides, *tiny]) == 0
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert list(rows["memory-stream-client"]["peers"]) == ["niquests"]

@@ -2,14 +2,17 @@
 
 A client is one connection (curl's: as many as `connections` asks for). `get` and `post` call
 `on_data(bytes)` with each piece of the body as it arrives, and return when the body has ended.
+A client for which waiting on many streams takes more than `get` has a `hold` too.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 OnData = Callable[[bytes], None]
 TIMEOUT_S = 60.0
+NIQUESTS_HTTP_3 = 30
 
 
 class Client(Protocol):
@@ -167,9 +170,103 @@ async def connect_curl(port: int, ca_file: str) -> AsyncIterator[Client]:
         await multi.close()
 
 
+class _Niquests:
+    """One session; its requests share the one connection that its pool may hold."""
+
+    def __init__(self, session, origin: str) -> None:
+        self._session = session
+        self._origin = origin
+
+    async def get(self, path: str, on_data: OnData) -> None:
+        await self._send("GET", path, None, on_data)
+
+    async def post(self, path: str, pieces: Iterable[bytes], on_data: OnData) -> None:
+        await self._send("POST", path, b"".join(pieces), on_data)
+
+    async def hold(self, path: str, on_data: OnData) -> None:
+        """Read the first chunk alone: whoever waits for a second one keeps the connection."""
+        chunks = await self._chunks("GET", path, None)
+        on_data(await anext(chunks))
+        await asyncio.Event().wait()
+
+    async def _send(self, method, path, body, on_data):
+        async for chunk in await self._chunks(method, path, body):
+            on_data(chunk)
+
+    async def _chunks(self, method, path, body):
+        response = await self._session.request(method, self._origin + path, data=body, stream=True)
+        await self._session.gather(response)  # waits for the header
+        _check_niquests(response)
+        return await response.iter_content(-1)  # each piece as it arrives
+
+
+@asynccontextmanager
+async def connect_niquests(port: int, ca_file: str) -> AsyncIterator[Client]:
+    """Yield niquests' asynchronous session, with as many requests on a connection as one likes."""
+    import niquests
+
+    async with niquests.AsyncSession(
+        multiplexed=True, pool_maxsize=1, **_niquests_options(ca_file)
+    ) as session:
+        yield _Niquests(session, _expect_http3(session, port))
+
+
+class _NiquestsSync:
+    """Blocks the workload's loop, so it suits workloads that do one thing at a time."""
+
+    def __init__(self, session, origin: str) -> None:
+        self._session = session
+        self._origin = origin
+
+    async def get(self, path: str, on_data: OnData) -> None:
+        self._send("GET", path, None, on_data)
+
+    async def post(self, path: str, pieces: Iterable[bytes], on_data: OnData) -> None:
+        self._send("POST", path, b"".join(pieces), on_data)
+
+    def _send(self, method, path, body, on_data):
+        response = self._session.request(method, self._origin + path, data=body, stream=True)
+        _check_niquests(response)
+        for chunk in response.iter_content(-1):  # each piece as it arrives
+            on_data(chunk)
+
+
+@asynccontextmanager
+async def connect_niquests_sync(port: int, ca_file: str) -> AsyncIterator[Client]:
+    """Yield niquests' plain session, which is what its documentation begins with."""
+    import niquests
+
+    with niquests.Session(**_niquests_options(ca_file)) as session:
+        yield _NiquestsSync(session, _expect_http3(session, port))
+
+
+def _niquests_options(ca_file: str) -> dict[str, object]:
+    return {
+        "disable_http1": True,
+        "disable_http2": True,
+        "verify": str(ca_file),
+        "timeout": TIMEOUT_S,
+    }
+
+
+def _expect_http3(session, port: int) -> str:
+    """Let a session know beforehand that the server speaks HTTP/3; return the server's origin."""
+    session.trust_env = False  # the environment may name other CAs
+    session.quic_cache_layer.add_domain("127.0.0.1", port, port)
+    return f"https://127.0.0.1:{port}"
+
+
+def _check_niquests(response) -> None:
+    response.raise_for_status()
+    if response.http_version != NIQUESTS_HTTP_3:
+        raise RuntimeError(f"niquests spoke HTTP version {response.http_version}, not HTTP/3")
+
+
 KINDS = {
     "ours": connect_ours,
     "ours-sync": connect_ours_sync,
     "aioquic": connect_aioquic,
     "curl": connect_curl,
+    "niquests": connect_niquests,
+    "niquests-sync": connect_niquests_sync,
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HEADINGS = ("row", "what", "ours", "best peer", "ratio", "target", "met")
-PACKAGES = ("aioquic", "hypercorn", "httpx2", "curl_cffi")
+PACKAGES = ("aioquic", "hypercorn", "httpx2", "niquests", "curl_cffi")
 ROW_PIXELS = 24
 MET = {True: "yes", False: "NO", None: ""}
 

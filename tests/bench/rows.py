@@ -12,7 +12,11 @@ PYTHON_CLIENTS: dict[str, Side] = {
     "aioquic": ("aioquic", "aioquic"),
     "hypercorn": ("hypercorn", "aioquic"),
 }
-WITH_SYNC = PYTHON_CLIENTS | {"ours, sync": ("ours", "ours-sync")}
+# The plain server answers niquests, so that this pair and `aioquic` differ in the client alone. Its
+# blocking session is the faster one where one thing is done at a time, the other where several are.
+NIQUESTS: dict[str, Side] = {"niquests": ("aioquic", "niquests-sync")}
+NIQUESTS_ASYNC: dict[str, Side] = {"niquests": ("aioquic", "niquests")}
+WITH_SYNC = PYTHON_CLIENTS | NIQUESTS | {"ours, sync": ("ours", "ours-sync")}
 # Where the target is one of our own figures, or aioquic's server, one peer is enough.
 AND_AIOQUIC = {side: PYTHON_CLIENTS[side] for side in ("ours", "aioquic")}
 CURL_CLIENT: dict[str, Side] = {
@@ -84,9 +88,15 @@ BURST = Measurement(PYTHON_CLIENTS, "burst", {"count": 20_000}, {"count": 200})
 STALLED = Measurement(
     CURL_CLIENT, "stalled", {"size_bytes": 200 * MIB, "wait_s": 3}, {"wait_s": 1}, rounds=1
 )
-REQUESTS = Measurement(PYTHON_CLIENTS, "requests", {"count": 800, "at_once": 1}, {"count": 10})
+REQUESTS = Measurement(
+    PYTHON_CLIENTS | NIQUESTS, "requests", {"count": 800, "at_once": 1}, {"count": 10}
+)
 REQUESTS_16 = Measurement(
-    PYTHON_CLIENTS, "requests", {"count": 1600, "at_once": 16}, {"count": 32}, rounds=2
+    PYTHON_CLIENTS | NIQUESTS_ASYNC,
+    "requests",
+    {"count": 1600, "at_once": 16},
+    {"count": 32},
+    rounds=2,
 )
 CONNECTIONS_300 = Measurement(
     CURL_AND_AIOQUIC, "connections", {"count": 300, "streams_each": 1}, {"count": 3}, rounds=2
@@ -109,7 +119,7 @@ MEMORY_CONNECTIONS = Measurement(
     PYTHON_CLIENTS, "memory_connections", {"count": 180}, {"count": 3}, rounds=1
 )
 MEMORY_STREAMS = Measurement(
-    PYTHON_CLIENTS,
+    PYTHON_CLIENTS | NIQUESTS_ASYNC,
     "memory_streams",
     {"connections": 8, "streams": 60},
     {"connections": 1, "streams": 3},

@@ -263,7 +263,8 @@ async def _connections(
 async def _hold(client: Client) -> asyncio.Task:
     """A stream that has brought its first chunk and stays open."""
     arrived = asyncio.Event()
-    task = asyncio.create_task(client.get("/hold", lambda data: arrived.set()))
+    hold = getattr(client, "hold", client.get)
+    task = asyncio.create_task(hold("/hold", lambda data: arrived.set()))
     await asyncio.wait_for(arrived.wait(), 10)
     return task
 
