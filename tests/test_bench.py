@@ -118,6 +118,14 @@ def test_niquests_is_a_peer_wherever_the_speed_of_our_client_counts():
     assert all(several <= sides[name] for name in ("requests-16", "memory-stream-client"))
 
 
+def test_targets_of_delivery_requests_and_open_streams():
+    targets = {row.name: row.target for row in ROWS}
+    assert targets["ticks-p50"] == targets["ticks-p99"] == "at most 1x"
+    assert targets["ticks-sync-p50"] == targets["ticks-sync-p99"] == "at most 1.3x"
+    assert targets["requests"] == "at least 1x"
+    assert targets["memory-stream-client"] == "at most 1.3x"
+
+
 def test_an_unknown_row_is_named():
     with pytest.raises(SystemExit, match="no row is called nonsense"):
         main(["nonsense"])
