@@ -11,9 +11,9 @@ module in it:
                  many connections; retry: what is said before there is one
 4. client        transports for httpx2; messages: its requests and responses on a stream;
                  blocking: the same for a thread that may wait; dial: connecting, or why not
-5. connection    http3: events in, streams out; driver: datagrams and timers; udp: a socket that
-                 survives a burst; flow_control in aioquic_inside: slow readers slow down fast
-                 writers, all that touches aioquic's inside
+5. connection    http3: datagrams and time in, streams out; driver: the loop around it; udp: a
+                 socket that survives a burst; configuration: what both ends share; in
+                 aioquic_inside all that relies on it, quic: slow readers slow down fast writers
 6. certificates  credentials: a CA and a certificate of your own; pem: reading such files
 7. timeline      what arrived when
 8. wire          log: the frames of a run; qlog: recorded, frames: read, handshake: its packets,

@@ -9,10 +9,14 @@ On the client's side these become the cause of an httpx2 exception (see client/m
 program written for httpx2 catches what it always catches.
 """
 
+from typing import TypeVar
+
 from aioquic.h3.connection import ErrorCode as H3ErrorCode
 from aioquic.quic.packet import QuicErrorCode
 
 MAX_QUOTE_CHARACTERS = 200
+
+E = TypeVar("E", bound=Exception)
 
 
 class UsageError(Exception):
@@ -101,6 +105,18 @@ class ConnectionLost(PeerError):
         self.code = code
         self.reason = reason
         self.transport = transport
+
+
+def again(error: E) -> E:
+    """Return a copy of an error that is kept, to be raised.
+
+    Whatever is raised holds the frames that it passed, and what they hold: a stream that keeps one
+    would keep its handler's request.
+    """
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error.__cause__
+    return copy
 
 
 def in_one_line(text: str) -> str:

@@ -99,7 +99,8 @@ class Response:
         self.state = ResponseState.COLLECTING
         self.status: int | None = None
         self._stream = stream
-        self._method = method
+        self._sending = stream.sending
+        self._is_head = method == "HEAD"
         self._owner = owner
         self._fields: Fields = []
         self._trailers: dict[str, str] = {}
@@ -135,7 +136,8 @@ class Response:
         if length is not None and not length.isdigit():
             raise UsageError(f"content-length must be a number of bytes, not {length.decode()!r}.")
         if status < 200:
-            self._stream.send_header([(b":status", b"%d" % status), *fields])
+            self._sending.write_header([(b":status", b"%d" % status), *fields])
+            self._sending.flush(now=False)
             return
         self.status, self._fields = status, fields
         self._declared_bytes = int(length) if length is not None else None
@@ -167,12 +169,13 @@ class Response:
         self._buffer += data
         if len(self._buffer) > BUFFER_BYTES:
             await self._send()
+            self._sending.flush(now=False)
 
     async def flush(self) -> None:
         """Send the header and what was collected, now; waits while the client is slow."""
         self._check_open("flush")
         await self._send()
-        self._stream.push()
+        self._sending.flush()
 
     async def take_over(self) -> HTTP3Stream:
         """Send the header and what was collected; return the stream, which is yours from now on.
@@ -185,64 +188,28 @@ class Response:
         if not self._may_have_body:
             raise UsageError(f"A {self.status} response has no body (RFC 9110 section 6.4.1).")
         await self._send()
-        self._stream.push()
+        self._sending.flush()
         self.state = ResponseState.TAKEN_OVER
-        self._stream.drops_data = not self._sends_body
-        self._stream.owner = self._owner
+        self._sending.take_over(self._owner, discards_data=not self._sends_body)
         return self._stream
-
-    async def finish(self) -> None:
-        """Send what is left, and FIN; called by the server when the handler has returned."""
-        if self.state not in (ResponseState.COLLECTING, ResponseState.STREAMING):
-            return
-        if self.status is None:
-            self.write_header()
-        if self._sends_body and self._declared_bytes not in (None, self._written_bytes):
-            self.break_off()
-            raise ContentLengthError(
-                f"content-length says {self._declared_bytes} bytes, {self._written_bytes} were "
-                "written. The client sees a reset, not a short body."
-            )
-        if self.state is ResponseState.COLLECTING and self._sends_body:
-            if self._declared_bytes is None and not self._trailers:
-                self._fields.append((b"content-length", b"%d" % self._written_bytes))
-        await self._send()
-        await self._stream.close(self._trailers)
-        self.state = ResponseState.FINISHED
-        # The rest of the request, where there is one, is of no use (RFC 9114 section 4.1).
-        self._stream.stop(ErrorCode.H3_NO_ERROR)
-
-    def restart(self) -> None:
-        """Forget header and body that have not left, so that an error can be told instead."""
-        self._check_open("restart")
-        self.status, self._fields, self._declared_bytes = None, [], None
-        self._buffer.clear()
-        self._trailers.clear()
-        self._written_bytes = 0
-
-    def break_off(self, error_code: int = ErrorCode.H3_INTERNAL_ERROR) -> None:
-        """Reset the stream, so that the client cannot take what it has for a whole response."""
-        if self.state is not ResponseState.FINISHED:
-            self.state = ResponseState.BROKEN
-            self._stream.reset(error_code)
-            self._stream.stop(error_code)
 
     # ---- inside
 
     async def _send(self) -> None:
-        await self._stream.sending.wait()
+        await self._sending.wait()
         if self.state is ResponseState.COLLECTING:
             if self.status is None:
                 self.write_header()
-            self._stream.send_header([(b":status", b"%d" % self.status), *self._fields])
+            status = (b":status", str(self.status).encode())
+            self._sending.write_header([status, *self._fields])
             self.state = ResponseState.STREAMING
         data, self._buffer = bytes(self._buffer), bytearray()
         if data and self._sends_body:
             try:
-                await self._stream.queue(data)
+                await self._sending.write(data)
             except BaseException:
                 # Cut off, by a timeout perhaps: what came next would look like the rest.
-                self.break_off()
+                break_off(self)
                 raise
 
     @property
@@ -253,14 +220,14 @@ class Response:
     def _sends_body(self) -> bool:
         # A HEAD request runs the same handler as GET; its body is counted and not sent (RFC 9110
         # section 9.3.2).
-        return self._may_have_body and self._method != "HEAD"
+        return not self._is_head and self.status not in (204, 304)
 
     def _count(self, size_bytes: int) -> None:
         if size_bytes and not self._may_have_body:
             raise UsageError(f"A {self.status} response has no body (RFC 9110 section 6.4.1).")
         self._written_bytes += size_bytes
         if self._declared_bytes is not None and self._written_bytes > self._declared_bytes:
-            self.break_off()
+            break_off(self)
             raise ContentLengthError(
                 f"content-length says {self._declared_bytes} bytes, this write makes it "
                 f"{self._written_bytes}. The client sees a reset, not a cut body."
@@ -272,9 +239,55 @@ class Response:
                 f"{call}: stream {self._stream.stream_id} was taken over. Write to the stream that "
                 "take_over returned, not to the response."
             )
-        if self._stream.sending.state in (Half.STOPPED, Half.LOST):
-            self._stream.sending.check()  # raises why
+        if self._sending.state in (Half.STOPPED, Half.LOST):
+            self._sending.check()  # raises why
         if self.state in (ResponseState.FINISHED, ResponseState.BROKEN):
             raise UsageError(f"{call}: this response is {self.state.value}.")
         if call == "write_header" and self.header_sent:
             raise UsageError("write_header: the header has left already. Call it before `flush`.")
+
+
+# What the server does with a response, and a handler does not (helpers/server/router.py).
+
+
+async def finish(response: Response) -> None:
+    """Send what is left, and FIN: the handler has returned.
+
+    Raises ContentLengthError where the body is shorter than its content-length says.
+    """
+    if response.state not in (ResponseState.COLLECTING, ResponseState.STREAMING):
+        return
+    if response.status is None:
+        response.write_header()
+    declared_bytes, written_bytes = response._declared_bytes, response._written_bytes
+    if response._sends_body and declared_bytes not in (None, written_bytes):
+        break_off(response)
+        raise ContentLengthError(
+            f"content-length says {declared_bytes} bytes, {written_bytes} were written. The client "
+            "sees a reset, not a short body."
+        )
+    if response.state is ResponseState.COLLECTING and response._sends_body:
+        if declared_bytes is None and not response._trailers:
+            response._fields.append((b"content-length", b"%d" % written_bytes))
+    await response._send()
+    await response._stream.close(response._trailers)
+    response.state = ResponseState.FINISHED
+    # The rest of the request, where there is one, is of no use (RFC 9114 section 4.1).
+    response._stream.stop(ErrorCode.H3_NO_ERROR)
+
+
+def restart(response: Response) -> None:
+    """Forget header and body that have not left, so that an error can be told instead."""
+    response._check_open("restart")
+    response.status, response._fields, response._declared_bytes = None, [], None
+    response._buffer.clear()
+    response._trailers.clear()
+    response._written_bytes = 0
+
+
+def break_off(response: Response, error_code: int = ErrorCode.H3_INTERNAL_ERROR) -> None:
+    """Reset the stream, so that the client cannot take what it has for a whole response."""
+    if response.state is not ResponseState.FINISHED:
+        response.state = ResponseState.BROKEN
+        response._stream.reset(error_code)
+        response._stream.stop(error_code)

@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from helpers.certificates import load_or_create
+from helpers.exchange import break_off
 from helpers.server import Server
 from helpers.stream import HTTP3Stream
 from tests.peers import MB, Peer
@@ -52,7 +53,7 @@ def add_routes(server):
         breaks_at = int(request.query.get("breaks_at", body.size + 1))
         for piece, at in _pieces(body):
             if at >= breaks_at:
-                response.break_off()
+                break_off(response)
                 return
             await response.write(piece)
             if at % 3 == 0:
@@ -127,7 +128,7 @@ def server_holds(server):
 
 async def _open_streams(connections):
     """How many streams aioquic has open; on their loop, which else changes them meanwhile."""
-    return sum(connection._http.open_streams() for connection in connections if connection._http)
+    return sum(connection._http.open_streams() for connection in connections)
 
 
 def checks(before, after, errors, moved_mb, requests):

@@ -13,11 +13,8 @@ import httpx2
 import pytest
 
 from helpers.client import AsyncHTTP3Transport
-from helpers.connection.aioquic_inside.flow_control import (
-    CONNECTION_WINDOW_BYTES,
-    STREAM_WINDOW_BYTES,
-    UNACKNOWLEDGED_LIMIT_BYTES,
-)
+from helpers.connection.aioquic_inside import CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES
+from helpers.stream.halves import UNACKNOWLEDGED_LIMIT_BYTES
 from tests.peers import MB, PIECE, Growth, Peer, has_settled
 
 UNREAD_MB = 200

@@ -22,8 +22,7 @@ from aioquic.h3.events import HeadersReceived
 
 from helpers.certificates import load_or_create
 from helpers.client import AsyncHTTP3Transport, HTTP3Transport
-from helpers.connection import driver
-from helpers.connection import http3 as connection
+from helpers.connection import configuration, http3
 from helpers.errors import CertificateFileError, ConnectionLost, MalformedMessage, StreamReset
 from helpers.server import Server
 from tests.interop.processes import server_process
@@ -256,7 +255,7 @@ def test_a_server_hears_that_its_certificate_was_refused(side, server, caplog):
     """Or it would keep the half-open connection for its idle timeout."""
     caplog.set_level(logging.INFO, "helpers.server")
     failure(httpx2.ConnectError, side, server.url("/"))
-    deadline = time.monotonic() + driver.IDLE_TIMEOUT_S / 2
+    deadline = time.monotonic() + configuration.IDLE_TIMEOUT_S / 2
     while not (heard := [r.message for r in caplog.records if r.name == "helpers.server"]):
         assert time.monotonic() < deadline, "the server still waits"
         time.sleep(0.01)
@@ -547,10 +546,8 @@ def test_a_server_that_is_killed_mid_body(credentials):
 
 def test_a_server_that_vanishes_mid_body(credentials, monkeypatch):
     """It says nothing more, as if its cable were cut; before, it was quiet and yet alive."""
-    monkeypatch.setattr(connection, "IDLE_TIMEOUT_S", 0.7)
-    monkeypatch.setattr(driver, "IDLE_TIMEOUT_S", 0.7)
-    monkeypatch.setattr(driver, "KEEP_ALIVE_AFTER_S", 0.2)
-    monkeypatch.setattr(driver, "KEEP_ALIVE_CHECK_S", 0.1)
+    monkeypatch.setattr(configuration, "IDLE_TIMEOUT_S", 0.7)
+    monkeypatch.setattr(http3, "KEEP_ALIVE_AFTER_S", 0.2)
     files = (credentials.cert_file, credentials.key_file)
     with server_process("three_chunks", *files, 1.0) as server:
         failures, seconds = failures_of_both(

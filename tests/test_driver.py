@@ -1,15 +1,16 @@
-"""What the loop around aioquic does beyond passing datagrams on."""
+"""What a connection and the loop around it do beyond passing datagrams on."""
 
 import asyncio
 import inspect
 
 import pytest
+from aioquic.h3.connection import ErrorCode
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import Epoch
 
-from helpers.connection import HTTP3Connection
-from helpers.connection.driver import State
-from helpers.connection.http3 import new_configuration
+from helpers.connection import ConnectionState, Driver, new_configuration
+from helpers.errors import ConnectionLost
+from tests.pair import Pair
 
 
 def test_a_finished_handshake_keeps_no_buffers(server, client):
@@ -21,12 +22,29 @@ def test_a_finished_handshake_keeps_no_buffers(server, client):
 
     assert client.get(server.url("/")).text == "still there"
     (at_the_server,) = server._listener.connections
-    (at_the_client,) = client._transport._transport._connections.values()
-    for connection in (at_the_server, at_the_client):
+    (driver,) = client._transport._transport._connections.values()
+    for connection in (at_the_server, driver.connection):
         assert set(connection.quic._crypto_buffers) == {Epoch.ONE_RTT}
     assert client.get(server.url("/")).text == "still there"
     # Guards against another aioquic: the buffers are made here, and written into by TLS alone.
     assert "self._crypto_buffers = {" in inspect.getsource(QuicConnection._initialize)
+
+
+def test_a_timer_that_breaks_closes_its_connection_and_is_told_once(credentials, caplog):
+    """It would break again when the closing period is over."""
+
+    def stumble(now):
+        raise IndexError("out of range")
+
+    pair = Pair(credentials).connect()
+    pair.server.quic.handle_timer = stumble
+    pair.request()
+    pair.pass_time(60.0)
+    assert pair.client.lost.code == pair.server.lost.code == ErrorCode.H3_INTERNAL_ERROR
+    assert pair.server.state is ConnectionState.CLOSED
+    assert pair.server.next_timeout() is None
+    (told,) = [line for line in caplog.messages if "Closing the connection" in line]
+    assert told.endswith("its timer broke")
 
 
 @pytest.mark.anyio
@@ -34,11 +52,12 @@ async def test_a_connection_that_is_given_up_while_it_sends_leaves_no_timer():
     """The system may say amid a burst that nobody listens."""
 
     def refuse(data, address):
-        connection.abandon("port 9 is closed")
+        driver.abandon("port 9 is closed")
 
-    quic = QuicConnection(configuration=new_configuration(is_client=True))
-    connection = HTTP3Connection(quic, refuse)
-    quic.connect(("127.0.0.1", 9), now=0.0)
-    assert connection.transmit() == 1
-    assert connection.state is State.CLOSED
+    closed = []
+    driver = Driver(new_configuration(is_client=True), refuse, lambda: closed.append(driver))
+    with pytest.raises(ConnectionLost, match="port 9 is closed"):
+        await driver.connect(("127.0.0.1", 9))
+    assert closed == [driver]
+    assert driver.connection.state is ConnectionState.CLOSED
     assert all(timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)

@@ -267,14 +267,46 @@ def departures(server):
     return seen
 
 
-def test_a_handler_learns_that_its_client_has_left(server, client, departures):
+def test_a_handler_that_sleeps_is_cancelled_when_its_client_leaves(
+    server, client, departures, caplog
+):
+    caplog.set_level(logging.INFO, "helpers.server")
     with client.stream("GET", server.url("/forever")) as response:
         next(response.iter_raw())
-    gone = departures.result(WAIT_S)
-    assert isinstance(gone, ClientDisconnected)
+    # It slept, and sees what asyncio shows to whoever sleeps.
+    assert isinstance(departures.result(WAIT_S), asyncio.CancelledError)
+    # Leaving is no error of the handler's.
+    assert_serves_on(server, client)
+    assert "GET /forever: The client of stream 0 has gone: it sent STOP_SENDING" in caplog.text
+    assert "H3_REQUEST_CANCELLED (0x10c)" in caplog.text
+    assert server.errors == []
+
+
+@pytest.mark.parametrize("waits", ["write", "read"])
+def test_a_handler_that_waits_for_its_client_is_told_why_that_left(
+    server, client, transport, waits
+):
+    seen = Future()
+
+    @server.route("/waits")
+    async def waits_for_its_client(request, response):
+        await response.flush()
+        try:
+            if waits == "read":
+                await request.read()
+            while True:
+                await response.write(bytes(65536))
+        except ClientDisconnected as error:
+            seen.set_result(error)
+            raise
+
+    with transport.open_stream("POST", server.url("/waits")) as stream:
+        stream.read_header()
+        stream.reset()
+        stream.stop()
+    gone = seen.result(WAIT_S)
     assert (gone.stream_id, gone.code) == (0, 0x10C)
     assert "H3_REQUEST_CANCELLED (0x10c)" in str(gone)
-    # Leaving is no error of the handler's.
     assert_serves_on(server, client)
     assert server.errors == []
 
@@ -338,7 +370,7 @@ def test_a_handler_that_computes_in_c_is_reported(server, client, caplog):
 
 def test_who_is_late_because_the_machine_is_busy_is_not_reported(server, client, caplog):
     """Then the beats do not get their turn either: here they have ended."""
-    server._handlers.beats.stop()
+    server._router.beats.stop()
 
     @server.route("/slow")
     async def descheduled(request, response):

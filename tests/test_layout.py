@@ -178,7 +178,7 @@ def private_attributes(tree):
     methods = {node.name for node in ast.walk(tree) if isinstance(node, FUNCTIONS)}
     own = methods | {node.attr for node in attributes if is_on_self(node)}
     for node in attributes:
-        is_own = node.attr in own and node.attr != "_quic"
+        is_own = node.attr in own and node.attr != "_quic"  # aioquic's H3Connection has it
         if not is_own and ast.unparse(node) not in DOCUMENTED:
             yield f"line {node.lineno}: {ast.unparse(node)}"
 

@@ -250,10 +250,10 @@ def has_ipv6():
 def test_a_machine_without_ipv6_has_the_other_names(new_server, client, monkeypatch, code):
     bind = UDPSocket.bind
 
-    async def bind_ipv4_alone(address, family, on_datagram):
+    async def bind_ipv4_alone(address, family):
         if family == socket.AF_INET6:
             raise OSError(code, "no IPv6 here")
-        return await bind(address, family, on_datagram)
+        return await bind(address, family)
 
     monkeypatch.setattr(UDPSocket, "bind", bind_ipv4_alone)
     server = new_server().start()

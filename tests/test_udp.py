@@ -15,9 +15,9 @@ import pytest
 from helpers.connection import udp
 from helpers.connection.udp import (
     DATAGRAMS_PER_TURN,
+    NOBODY_LISTENS,
     SOCKET_BUFFER_BYTES,
     UDPSocket,
-    means_nobody_listens,
     means_unavailable,
 )
 
@@ -47,6 +47,20 @@ class Inbox:
                 await asyncio.sleep(0)
 
 
+async def bind(inbox, address=LOCAL, family=socket.AF_INET):
+    """A bound socket that delivers into the inbox."""
+    endpoint = await UDPSocket.bind(address, family)
+    endpoint.deliver(inbox.on_datagram)
+    return endpoint
+
+
+async def connect(inbox, address):
+    """A connected one, which reports errors too."""
+    endpoint = await UDPSocket.connect(address, socket.AF_INET)
+    endpoint.deliver(inbox.on_datagram, inbox.errors.put_nowait)
+    return endpoint
+
+
 @pytest.fixture
 def inbox():
     return Inbox()
@@ -54,9 +68,7 @@ def inbox():
 
 @pytest.fixture
 async def bound(inbox):
-    with contextlib.closing(
-        await UDPSocket.bind(LOCAL, socket.AF_INET, inbox.on_datagram)
-    ) as endpoint:
+    with contextlib.closing(await bind(inbox)) as endpoint:
         yield endpoint
 
 
@@ -84,11 +96,7 @@ async def test_a_bound_socket_knows_who_sent_and_answers(bound, inbox, plain):
 
 
 async def test_a_connected_socket_hears_its_peer_alone(inbox, plain):
-    peer = plain.getsockname()
-    endpoint = await UDPSocket.connect(
-        peer, socket.AF_INET, inbox.on_datagram, inbox.errors.put_nowait
-    )
-    with contextlib.closing(endpoint):
+    with contextlib.closing(await connect(inbox, plain.getsockname())) as endpoint:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
             stranger.sendto(b"from a stranger", endpoint.address)
         plain.sendto(b"from the peer", endpoint.address)
@@ -99,13 +107,10 @@ async def test_a_connected_socket_hears_its_peer_alone(inbox, plain):
 
 
 async def test_a_closed_port_is_reported_on_a_connected_socket(inbox):
-    endpoint = await UDPSocket.connect(
-        closed_port(), socket.AF_INET, inbox.on_datagram, inbox.errors.put_nowait
-    )
-    with contextlib.closing(endpoint):
+    with contextlib.closing(await connect(inbox, closed_port())) as endpoint:
         endpoint.send(b"is anybody there")
         error = await asyncio.wait_for(inbox.errors.get(), WAIT_S)
-    assert means_nobody_listens(error)
+    assert isinstance(error, NOBODY_LISTENS)
 
 
 async def test_a_bound_socket_survives_a_peer_that_has_gone(bound, inbox, plain):
@@ -125,7 +130,7 @@ async def test_a_burst_is_taken_whole_while_others_get_their_turns(bound, inbox,
         if len(turns) < burst:
             asyncio.get_running_loop().call_soon(count)
 
-    bound._on_datagram = lambda data, address: turns.append(turn)
+    bound.deliver(lambda data, address: turns.append(turn))
     for _ in range(burst):  # the loop does not run meanwhile: all of it waits in the kernel
         plain.sendto(b"x", bound.address)
     count()
@@ -149,7 +154,7 @@ async def test_the_kernel_keeps_a_burst_for_a_loop_that_is_late(bound, inbox, pl
 
 async def test_both_families_share_a_port_number(bound, inbox, plain):
     try:
-        second = await UDPSocket.bind(("::1", bound.address[1]), socket.AF_INET6, inbox.on_datagram)
+        second = await bind(inbox, ("::1", bound.address[1]), socket.AF_INET6)
     except OSError as error:
         if not means_unavailable(error):
             raise
@@ -161,26 +166,24 @@ async def test_both_families_share_a_port_number(bound, inbox, plain):
     assert set(inbox.datagrams) == {b"four", b"six"}
 
 
-async def test_a_taken_port_is_an_error_and_leaves_no_socket(bound, inbox):
+async def test_a_taken_port_is_an_error_and_leaves_no_socket(bound):
     with pytest.raises(OSError) as caught:  # noqa: PT011 - its text differs between systems
-        await UDPSocket.bind(bound.address, socket.AF_INET, inbox.on_datagram)
+        await UDPSocket.bind(bound.address, socket.AF_INET)
     # Windows says EACCES where the other one has the port for itself.
     assert caught.value.errno in (errno.EADDRINUSE, errno.EACCES)
     assert not means_unavailable(caught.value)
 
 
-async def test_an_address_of_another_machine_cannot_be_bound(inbox):
+async def test_an_address_of_another_machine_cannot_be_bound():
     with pytest.raises(OSError) as caught:  # noqa: PT011
-        await UDPSocket.bind(("192.0.2.1", 0), socket.AF_INET, inbox.on_datagram)
+        await UDPSocket.bind(("192.0.2.1", 0), socket.AF_INET)
     assert means_unavailable(caught.value)
 
 
-async def test_a_refused_connect_leaves_no_socket(inbox):
+async def test_a_refused_connect_leaves_no_socket():
     # An IPv6 address on an IPv4 socket is refused everywhere, and without a network as well.
     with pytest.raises(socket.gaierror):
-        await UDPSocket.connect(
-            ("::1", 9), socket.AF_INET, inbox.on_datagram, inbox.errors.put_nowait
-        )
+        await UDPSocket.connect(("::1", 9), socket.AF_INET)
 
 
 async def test_what_was_sent_before_close_leaves_and_nothing_after(bound, plain):
@@ -272,9 +275,7 @@ def move_both_ways(server, client, size_bytes=10**6):
 )
 async def test_a_system_that_refuses_much_is_asked_for_less(other_system, inbox, at_most, granted):
     other_system.grants[socket.SO_SNDBUF] = (9216, at_most)
-    with contextlib.closing(
-        await UDPSocket.bind(LOCAL, socket.AF_INET, inbox.on_datagram)
-    ) as endpoint:
+    with contextlib.closing(await bind(inbox)) as endpoint:
         assert other_system.made[0].granted == {socket.SO_SNDBUF: granted}
         assert endpoint.max_send_bytes == granted
 
@@ -334,9 +335,7 @@ def test_a_client_takes_both_words_for_a_closed_port(other_system, server, clien
 
 async def test_a_burst_goes_on_after_an_error_in_it(other_system, inbox, plain):
     other_system.fails["recvfrom"] = {2: ConnectionResetError()}
-    with contextlib.closing(
-        await UDPSocket.bind(LOCAL, socket.AF_INET, inbox.on_datagram)
-    ) as endpoint:
+    with contextlib.closing(await bind(inbox)) as endpoint:
         for data in (b"second", b"third"):  # the loop does not run: they wait in the kernel
             plain.sendto(data, endpoint.address)
         endpoint.datagram_received(b"first", plain.getsockname())

@@ -5,8 +5,12 @@ background loop. Each call here hands one coroutine over and waits for it, which
 cell ends.
 """
 
-from collections.abc import Coroutine, Iterator, Mapping
-from typing import Any
+import asyncio
+import concurrent.futures
+import contextlib
+import queue
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import httpx2
 from aioquic.h3.connection import ErrorCode
@@ -15,6 +19,10 @@ from helpers.background import Background
 from helpers.client.messages import ResponseBody
 from helpers.errors import UsageError
 from helpers.stream import HTTP3Stream
+
+T = TypeVar("T")
+
+SLICE_S = 1.0
 
 
 class BlockingStream:
@@ -33,7 +41,7 @@ class BlockingStream:
         self._stream = stream
         self._timeout_s = timeout_s
 
-    def _run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._background.run(coroutine, self._timeout_s)
 
     def write(self, data: bytes) -> None:
@@ -84,6 +92,58 @@ class BlockingStream:
         if exc_type is None:
             self.close()
         self._background.call(self._stream.cancel)
+
+
+class CallersBody(httpx2.AsyncByteStream):
+    """A request's body whose pieces a blocking caller makes, each on the caller's own thread.
+
+    An iterator may belong to its thread, as a database's cursor does, and an interrupt of the cell
+    reaches no other. So the loop asks for the next piece, and `make_pieces` makes it.
+    """
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        # Futures of pieces that are asked for; None where none is wanted any more.
+        self._asked: queue.SimpleQueue[asyncio.Future[bytes | None] | None] = queue.SimpleQueue()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                asked: asyncio.Future[bytes | None] = loop.create_future()
+                self._asked.put(asked)
+                piece = await asked
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            self._asked.put(None)
+
+    def make_pieces(self, answer: "concurrent.futures.Future[Any]") -> None:
+        """Make what is asked for, until nobody wants more or the request has failed.
+
+        Called on the caller's thread; raises what the iterator raises.
+        """
+        answer.add_done_callback(self._answered)
+        while (asked := self._next_asked()) is not None:
+            piece = next(self._pieces, None)
+            with contextlib.suppress(RuntimeError):  # the loop has closed: the answer says so
+                asked.get_loop().call_soon_threadsafe(_hand_over, asked, piece)
+
+    def _answered(self, answer: "concurrent.futures.Future[Any]") -> None:
+        if answer.cancelled() or answer.exception() is not None:
+            self._asked.put(None)
+
+    def _next_asked(self) -> "asyncio.Future[bytes | None] | None":
+        while True:
+            # In slices: Windows lets an interrupt in between two of them only.
+            with contextlib.suppress(queue.Empty):
+                return self._asked.get(timeout=SLICE_S)
+
+
+def _hand_over(asked: "asyncio.Future[bytes | None]", piece: bytes | None) -> None:
+    if not asked.done():  # the upload was cancelled meanwhile
+        asked.set_result(piece)
 
 
 class BlockingBody(httpx2.SyncByteStream):

@@ -14,12 +14,11 @@ from collections.abc import Callable
 
 import httpx2
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
 from aioquic.tls import AlertDescription
+from cryptography.x509 import Certificate
 
 from helpers.certificates import explain_verification_failure
-from helpers.clock import now_s
-from helpers.connection import Address, HTTP3Connection, UDPSocket, peer_certificate
+from helpers.connection import Address, Driver, UDPSocket
 from helpers.errors import ConnectionLost
 
 # RFC 9001 section 4.8: a TLS alert closes a QUIC connection with 0x100 plus its number.
@@ -40,7 +39,7 @@ async def connect(
     new_configuration: Callable[[], QuicConfiguration],
     timeout_s: float,
     asked_at: float,
-) -> HTTP3Connection:
+) -> Driver:
     """Return an open connection, from the first address of `host` that answers.
 
     The loop it is called on runs the connection. Raises httpx2.ConnectError with the reason, or
@@ -64,55 +63,56 @@ async def connect(
         except _HandshakeFailed as failure:
             raise httpx2.ConnectError(_why(failure, host, where)) from failure.lost
     kind = httpx2.ConnectTimeout if isinstance(nobody, TimeoutError) else httpx2.ConnectError
-    raise kind(
-        f"No HTTP/3 server answered at {where} (UDP) within {timeout_s:g} s. "
-        "Is the server's cell running?"
-    ) from nobody
+    try:
+        raise kind(
+            f"No HTTP/3 server answered at {where} (UDP) within {timeout_s:g} s. "
+            "Is the server's cell running?"
+        ) from nobody
+    finally:
+        del nobody  # it holds this frame
 
 
 class _HandshakeFailed(Exception):
-    """The peer answered, and the handshake failed."""
+    """The peer answered, and the handshake failed; `certificate` is what it presented."""
 
-    def __init__(self, quic: QuicConnection, lost: ConnectionLost | None) -> None:
+    def __init__(self, lost: ConnectionLost | None, certificate: Certificate | None) -> None:
         super().__init__(str(lost))
-        self.quic = quic
         self.lost = lost
+        self.certificate = certificate
 
 
 async def _attempt(
     family: int, address: Address, configuration: QuicConfiguration, timeout_s: float
-) -> HTTP3Connection:
-    loop = asyncio.get_running_loop()
-    refused: asyncio.Future[None] = loop.create_future()
+) -> Driver:
+    endpoint = await UDPSocket.connect(address, family)
+    refused: list[OSError] = []
 
     def on_error(error: OSError) -> None:
-        if not refused.done():
-            refused.set_exception(error)
-            refused.exception()  # retrieved: on an open connection nobody waits for it
-        connection.abandon(f"port {address[1]} is closed")
+        refused.append(error)
+        driver.abandon(f"port {address[1]} is closed")
 
-    quic = QuicConnection(configuration=configuration)
-    connection = HTTP3Connection(quic, lambda data, _: endpoint.send(data))
-    endpoint = await UDPSocket.connect(address, family, connection.receive, on_error)
-    connection.on_closed = endpoint.close
-    connection.max_send_bytes = endpoint.max_send_bytes
-    quic.connect(address, now=now_s())
-    connection.transmit()
+    driver = Driver(
+        configuration,
+        lambda data, _: endpoint.send(data),
+        on_closed=endpoint.close,
+        max_send_bytes=endpoint.max_send_bytes,
+    )
+    endpoint.deliver(driver.receive, on_error)
     try:
         async with asyncio.timeout(timeout_s):
-            await connection.connected
-        if connection.alpn != "h3":
-            raise _HandshakeFailed(quic, None)
+            await driver.connect(address)
+        if driver.connection.alpn != "h3":
+            raise _HandshakeFailed(None, None)
     except ConnectionLost as lost:
-        connection.abandon("the handshake failed")
-        if refused.done():
-            raise refused.exception() from lost
-        raise _HandshakeFailed(quic, lost) from lost
+        driver.abandon("the handshake failed")
+        if refused:
+            raise refused.pop() from lost  # a list would hold it, and it this frame
+        raise _HandshakeFailed(lost, driver.connection.peer_certificate) from lost
     except BaseException:
-        connection.close()
-        connection.abandon("given up")
+        driver.close()
+        driver.abandon("given up")
         raise
-    return connection
+    return driver
 
 
 def _why(failure: _HandshakeFailed, host: str, where: str) -> str:
@@ -120,8 +120,7 @@ def _why(failure: _HandshakeFailed, host: str, where: str) -> str:
     if lost is None or (lost.transport and lost.code == NO_APPLICATION_PROTOCOL):
         return "The server does not speak HTTP/3 (ALPN offered: h3)."
     if lost.transport and lost.code in CERTIFICATE_ALERTS:
-        certificate = peer_certificate(failure.quic)
-        return explain_verification_failure(certificate, host, lost.reason)
+        return explain_verification_failure(failure.certificate, host, lost.reason)
     return f"The handshake with {where} failed. {lost}"
 
 

@@ -8,12 +8,11 @@ connection.
 import asyncio
 import contextlib
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Awaitable,
-    Callable,
     Coroutine,
-    Iterator,
     Mapping,
 )
 from typing import Any, TypeVar
@@ -23,7 +22,6 @@ from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
 
 from helpers.errors import (
     ConnectionLost,
-    MalformedMessage,
     PeerError,
     StreamReset,
     UsageError,
@@ -87,12 +85,13 @@ async def receive_response(
     as `request_sent_at`, beside `stream_id` and, filled at the end of the body, `trailers`.
     """
     try:
-        with as_httpx2(lambda: "before the response began"):
-            fields = await _from_server(stream.read_header(), timeouts.get("read"), upload)
-    except BaseException:
+        fields = await _from_server(stream.read_header(), timeouts.get("read"), upload)
+    except BaseException as error:
         if upload is not None:
             upload.cancel()
         stream.cancel()
+        if isinstance(error, PeerError):
+            raise as_httpx2(error, "before the response began") from error
         raise
     trailers = httpx2.Headers()
     return httpx2.Response(
@@ -115,27 +114,28 @@ async def upload_body(
 
     Raises nothing: what goes wrong reaches the one who waits for the response.
     """
+    iterator = aiter(pieces)
     try:
-        async for piece in pieces:
-            await upload_piece(stream, piece, timeout_s)
+        async for piece in iterator:
+            await _upload_piece(stream, piece, timeout_s)
         await stream.close()
     except PeerError:
         # The server did not want the rest (RFC 9114 section 4.1); its answer says why.
         stream.reset()
     except Exception as error:  # noqa: BLE001 - the caller's iterator raised: the caller gets it
-        stream.fail(error)
+        stream.receiving.fail(error, ErrorCode.H3_REQUEST_CANCELLED)
+        stream.cancel()
+    finally:
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()  # whoever makes the pieces hears now that no more are wanted
 
 
-async def upload_piece(stream: HTTP3Stream, piece: bytes, timeout_s: float | None) -> None:
-    """Send a piece of a request's body; each 256 KiB of it may take `timeout_s` seconds.
-
-    Raises httpx2.WriteTimeout where they take longer, or as the stream's `write` does.
-    """
+async def _upload_piece(stream: HTTP3Stream, piece: bytes, timeout_s: float | None) -> None:
     view = memoryview(piece)
     try:
         for start in range(0, len(view), MAX_DATA_FRAME_BYTES):
             async with asyncio.timeout(timeout_s):
-                await stream.write(view[start : start + MAX_DATA_FRAME_BYTES])
+                await stream.write(bytes(view[start : start + MAX_DATA_FRAME_BYTES]))
     except TimeoutError as error:
         raise httpx2.WriteTimeout("The write operation timed out") from error
 
@@ -166,20 +166,17 @@ async def _from_server(
         raise httpx2.ReadTimeout("The read operation timed out") from error
 
 
-@contextlib.contextmanager
-def as_httpx2(progress: Callable[[], str]) -> Iterator[None]:
-    """Turn what a stream raises into httpx2's exceptions, with the values in the message."""
-    try:
-        yield
-    except StreamReset as error:
-        raise httpx2.RemoteProtocolError(
-            f"The server ended stream {error.stream_id} with {describe_code(error.error_code)} "
-            f"{progress()}."
-        ) from error
-    except MalformedMessage as error:
-        raise httpx2.RemoteProtocolError(f"{error} That was {progress()}.") from error
-    except ConnectionLost as error:
-        raise httpx2.ReadError(f"The connection was lost {progress()}. {error}") from error
+def as_httpx2(error: PeerError, progress: str) -> httpx2.TransportError:
+    """Return what a stream raised as httpx2's exception, with the values in the message."""
+    match error:
+        case StreamReset():
+            code = describe_code(error.error_code)
+            text = f"The server ended stream {error.stream_id} with {code} {progress}."
+            return httpx2.RemoteProtocolError(text)
+        case ConnectionLost():
+            return httpx2.ReadError(f"The connection was lost {progress}. {error}")
+        case _:  # a MalformedMessage
+            return httpx2.RemoteProtocolError(f"{error} That was {progress}.")
 
 
 def is_rejected(error: httpx2.TransportError) -> bool:
@@ -199,29 +196,28 @@ class ResponseBody(httpx2.AsyncByteStream):
         upload: "asyncio.Task[None] | None",
     ) -> None:
         self._stream = stream
+        self._receiving = stream.receiving
         self._timeout_s = timeout_s
         self._trailers = trailers
         self._upload = upload
         self._loop = asyncio.get_running_loop()
-        self._chunks_read = 0
-        self._bytes_read = 0
 
     async def receive(self) -> list[bytes]:
         """Return what has arrived, at least one chunk; an empty list at the end."""
-        with as_httpx2(self._progress):
-            chunks = await _from_server(self._stream.receive(), self._timeout_s, self._upload)
-        return self._handed_over(chunks)
+        arriving = self._receiving.take_all()
+        try:
+            chunks = await _from_server(arriving, self._timeout_s, self._upload)
+        except PeerError as error:
+            raise as_httpx2(error, self._progress()) from error
+        if self._receiving.state is Half.FINISHED:
+            self._trailers.update(self._receiving.trailers)
+        return chunks
 
     def receive_rest(self) -> list[bytes] | None:
         """Return what is left where all of it has come, None otherwise; from any thread."""
-        chunks = self._stream.receiving.take_rest()
-        return None if chunks is None else self._handed_over(chunks)
-
-    def _handed_over(self, chunks: list[bytes]) -> list[bytes]:
-        self._chunks_read += len(chunks)
-        self._bytes_read += sum(map(len, chunks))
-        if self._stream.receiving.state is Half.FINISHED:
-            self._trailers.update(self._stream.trailers)
+        chunks = self._receiving.take_rest()
+        if chunks is not None:
+            self._trailers.update(self._receiving.trailers)
         return chunks
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -230,8 +226,9 @@ class ResponseBody(httpx2.AsyncByteStream):
                 yield chunk
 
     def _progress(self) -> str:
-        chunks = "chunk" if self._chunks_read == 1 else "chunks"
-        return f"after {self._chunks_read} {chunks}, {self._bytes_read} bytes"
+        count = self._receiving.chunks_read
+        chunks = "chunk" if count == 1 else "chunks"
+        return f"after {count} {chunks}, {self._receiving.bytes_read} bytes"
 
     @property
     def is_over(self) -> bool:

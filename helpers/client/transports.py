@@ -11,7 +11,7 @@ import contextlib
 import ssl
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
 from pathlib import Path
 
 import httpx2
@@ -19,21 +19,20 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from helpers.background import Background
 from helpers.certificates import check_ca_file
-from helpers.client.blocking import BlockingBody, BlockingStream
+from helpers.client.blocking import BlockingBody, BlockingStream, CallersBody
 from helpers.client.dial import connect
 from helpers.client.messages import (
+    ResponseBody,
     Timeouts,
     is_rejected,
     known_body,
     receive_response,
     request_fields,
     upload_body,
-    upload_piece,
 )
-from helpers.connection import HTTP3Connection, Observer, new_configuration
+from helpers.connection import Driver, Observer, new_configuration
 from helpers.errors import (
     ConnectionLost,
-    PeerError,
     UsageError,
 )
 from helpers.stream import HTTP3Stream
@@ -67,9 +66,9 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         self._verify = verify
         self._connect_timeout_s = connect_timeout_s
         self._wire = wire
-        self._connections: dict[tuple[str, int], HTTP3Connection] = {}
+        self._connections: dict[tuple[str, int], Driver] = {}
         # Those too that were replaced while a response was still on its way.
-        self._all: weakref.WeakSet[HTTP3Connection] = weakref.WeakSet()
+        self._all: weakref.WeakSet[Driver] = weakref.WeakSet()
         self._dialing: dict[tuple[str, int], asyncio.Lock] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -78,17 +77,20 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         A body that is an async iterator goes out while the response comes in. Raises httpx2's
         exceptions, each saying what happened.
         """
+        assert isinstance(request.stream, httpx2.AsyncByteStream), "httpx2.AsyncClient made it"
+        return await self.send(request, request.stream)
+
+    async def send(self, request: httpx2.Request, pieces: AsyncIterable[bytes]) -> httpx2.Response:
+        """Do what `handle_async_request` does, with the body's `pieces` instead of its stream."""
         timeouts = request.extensions.get("timeout", {})
         body = known_body(request)
         for attempt in (1, 2):
-            connection, reused = await self._connection(request.url, timeouts)
-            stream = await self._open(connection, request, timeouts, end_stream=body == b"")
+            driver, reused = await self._connection(request.url, timeouts)
+            stream = await self._send_header(driver, request, timeouts, end_stream=body == b"")
             sent_at = time.perf_counter()
             upload = None
             if body != b"":
-                upload = asyncio.create_task(
-                    upload_body(stream, request.stream, timeouts.get("write"))
-                )
+                upload = asyncio.create_task(upload_body(stream, pieces, timeouts.get("write")))
             try:
                 return await receive_response(stream, timeouts, sent_at, upload)
             except httpx2.TransportError as error:
@@ -100,7 +102,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
                 )
                 if attempt == 2 or body is None or not again:
                     raise
-                self._forget(connection)
+                self._forget(driver)
         raise AssertionError("unreachable")
 
     async def open_stream(
@@ -115,7 +117,8 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         if "content-length" not in httpx2.Headers(headers):
             # httpx2 announces an empty body; this one is what you write.
             request.headers.pop("content-length", None)
-        return await self.open(request, {})
+        driver, _ = await self._connection(request.url, {})
+        return await self._send_header(driver, request, {}, end_stream=False)
 
     async def aclose(self) -> None:
         """Close all connections; what still streams is lost."""
@@ -124,27 +127,18 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
     def disconnect(self) -> None:
         """Do what `aclose` does, at once; called on the connections' loop."""
         self._connections.clear()
-        for connection in list(self._all):
-            connection.close()
-            connection.abandon("the client was closed")
+        for driver in list(self._all):
+            driver.close()
+            driver.abandon("the client was closed")
 
     # ---- connections
 
-    async def open(self, request: httpx2.Request, timeouts: Timeouts) -> HTTP3Stream:
-        """Send a request's header; return its stream, for the body to be written."""
-        connection, _ = await self._connection(request.url, timeouts)
-        return await self._open(connection, request, timeouts, end_stream=False)
-
-    async def _open(
-        self,
-        connection: HTTP3Connection,
-        request: httpx2.Request,
-        timeouts: Timeouts,
-        end_stream: bool,
+    async def _send_header(
+        self, driver: Driver, request: httpx2.Request, timeouts: Timeouts, end_stream: bool
     ) -> HTTP3Stream:
         try:
             async with asyncio.timeout(timeouts.get("pool")):
-                return await connection.open_stream(request_fields(request), end_stream)
+                return await driver.open_stream(request_fields(request), end_stream)
         except TimeoutError as error:
             raise httpx2.PoolTimeout(
                 "All streams that the server allows at once are in use, and none became free in "
@@ -153,9 +147,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         except ConnectionLost as lost:
             raise httpx2.ConnectError(f"{lost}") from lost
 
-    async def _connection(
-        self, url: httpx2.URL, timeouts: Timeouts
-    ) -> tuple[HTTP3Connection, bool]:
+    async def _connection(self, url: httpx2.URL, timeouts: Timeouts) -> tuple[Driver, bool]:
         """Return a connection to an origin, and whether it was in use already."""
         if url.scheme != "https":
             raise httpx2.UnsupportedProtocol(
@@ -166,27 +158,27 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         # server take one time-out, not sixteen.
         asked_at = asyncio.get_running_loop().time()
         async with self._dialing.setdefault(origin, asyncio.Lock()):
-            connection = self._connections.get(origin)
-            if connection is not None:
-                if await connection.is_alive(TRUST_SILENCE_S, PING_TIMEOUT_S):
-                    return connection, True
-                self._forget(connection)
+            driver = self._connections.get(origin)
+            if driver is not None:
+                if await driver.is_alive(TRUST_SILENCE_S, PING_TIMEOUT_S):
+                    return driver, True
+                self._forget(driver)
                 asked_at = asyncio.get_running_loop().time()
             limits = [self._connect_timeout_s, timeouts.get("connect")]
             timeout_s = min(limit for limit in limits if limit is not None)
-            connection = await connect(*origin, self._new_configuration, timeout_s, asked_at)
-            self._connections[origin] = connection
-            self._all.add(connection)
-            return connection, False
+            driver = await connect(*origin, self._new_configuration, timeout_s, asked_at)
+            self._connections[origin] = driver
+            self._all.add(driver)
+            return driver, False
 
-    def _forget(self, connection: HTTP3Connection) -> None:
+    def _forget(self, driver: Driver) -> None:
         """Use a connection for no more requests; streams that are still on it go on."""
         # Another request may have put a new one in its place already.
-        for origin in [key for key, known in self._connections.items() if known is connection]:
+        for origin in [key for key, known in self._connections.items() if known is driver]:
             del self._connections[origin]
-        if not connection.open_streams():
-            connection.close()
-            connection.abandon("replaced")
+        if not driver.connection.open_streams():
+            driver.close()
+            driver.abandon("replaced")
 
     def _new_configuration(self) -> QuicConfiguration:
         configuration = new_configuration(is_client=True, wire=self._wire)
@@ -223,28 +215,16 @@ class HTTP3Transport(httpx2.BaseTransport):
         awaited; where both are to flow at once, use `open_stream`. Raises httpx2's exceptions.
         """
         self._background.start()
-        if known_body(request) is not None:
+        assert isinstance(request.stream, httpx2.SyncByteStream), "httpx2.Client made it"
+        if isinstance(request.stream, httpx2.AsyncByteStream):  # it is known, and both in one
             response = self._background.run(self._transport.handle_async_request(request))
         else:
-            response = self._send_iterator(request)
+            body = CallersBody(request.stream)
+            sending = self._transport.send(request, body)
+            response = self._background.run(sending, meanwhile=body.make_pieces)
+        assert isinstance(response.stream, ResponseBody), "receive_response made it"
         response.stream = BlockingBody(self, self._background, response.stream)
         return response
-
-    def _send_iterator(self, request: httpx2.Request) -> httpx2.Response:
-        timeouts = request.extensions.get("timeout", {})
-        stream = self._background.run(self._transport.open(request, timeouts))
-        sent_at = time.perf_counter()
-        try:
-            for chunk in request.stream:
-                self._background.run(upload_piece(stream, chunk, timeouts.get("write")))
-            self._background.run(stream.close())
-        except PeerError:
-            # The server did not want the rest; what it answered says why.
-            self._background.call(stream.reset)
-        except BaseException:
-            self._background.call(stream.cancel)
-            raise
-        return self._background.run(receive_response(stream, timeouts, sent_at))
 
     def open_stream(
         self,

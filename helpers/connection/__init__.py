@@ -1,21 +1,28 @@
 """One HTTP/3 connection, the same for both ends.
 
-`http3` turns events into streams, `driver` is the loop around it, `udp` the socket below;
+`http3` is the protocol without any I/O, `driver` the loop around it, `udp` the socket below;
 `aioquic_inside` is the one place that relies on what aioquic does not promise.
 """
 
-from helpers.connection.aioquic_inside.flow_control import peer_certificate
-from helpers.connection.driver import State
-from helpers.connection.http3 import HTTP3Connection, Observer, new_configuration
-from helpers.connection.udp import Address, UDPSocket, means_unavailable
+from helpers.connection.configuration import (
+    MAX_DATAGRAM_BYTES,
+    Address,
+    Observer,
+    new_configuration,
+)
+from helpers.connection.driver import Driver
+from helpers.connection.http3 import ConnectionState, HTTP3Connection, OnRequest
+from helpers.connection.udp import UDPSocket, means_unavailable
 
 __all__ = [
+    "MAX_DATAGRAM_BYTES",
     "Address",
+    "ConnectionState",
+    "Driver",
     "HTTP3Connection",
     "Observer",
-    "State",
+    "OnRequest",
     "UDPSocket",
     "means_unavailable",
     "new_configuration",
-    "peer_certificate",
 ]

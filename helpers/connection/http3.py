@@ -1,127 +1,349 @@
-"""One HTTP/3 connection, for either end: QUIC and HTTP/3 events in, streams out.
+"""One HTTP/3 connection, for either end, without any I/O: datagrams and time in, streams out.
 
-aioquic's HTTP/3 layer turns QUIC events into HTTP/3 ones (RFC 9114). Here each finds its
-`HTTP3Stream`, and each stream finds its way out. What aioquic leaves to its user is here too: a
-header section that is too large, keeping an idle peer apart from a dead one, GOAWAY.
+It is told what arrived and what time it is; it says what to send and when to ask again. Who owns it
+(driver.py, or a test with a clock of its own) does the rest. aioquic turns datagrams into QUIC
+events (RFC 9000) and those into HTTP/3 ones (RFC 9114); here each finds its `HTTP3Stream`, and each
+stream finds its way out. What aioquic leaves to its user is here too: a header section that is too
+large, keeping an idle peer apart from a dead one, GOAWAY.
 """
 
-import asyncio
+import logging
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from enum import Enum
 
-from aioquic.buffer import encode_uint_var
-from aioquic.h3.connection import ErrorCode, FrameType, Setting, encode_frame
+from aioquic.h3.connection import ErrorCode, Setting
 from aioquic.h3.events import DatagramReceived, DataReceived, H3Event, HeadersReceived
 from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection
+from cryptography.x509 import Certificate
 
-from helpers.connection.aioquic_inside import flow_control
-from helpers.connection.aioquic_inside.flow_control import FlowControl, HTTP3Layer
-from helpers.connection.driver import IDLE_TIMEOUT_S, QUICDriver, logger
-from helpers.connection.udp import Address
-from helpers.errors import ConnectionLost, HeaderTooLarge
+from helpers.connection.aioquic_inside import HTTP3Layer, QUICLayer
+from helpers.connection.configuration import MAX_DATAGRAM_BYTES, Address
+from helpers.errors import (
+    ClientDisconnected,
+    ConnectionLost,
+    HeaderTooLarge,
+    MalformedMessage,
+    PeerError,
+    StreamReset,
+    describe_code,
+)
 from helpers.stream import Fields, Half, HTTP3Stream, SendingHalf
 
+logger = logging.getLogger("helpers.connection")
 
-class Observer(Protocol):
-    """What `wire=` accepts: it may attach itself to each configuration (see wire.py)."""
+# aioquic logs what a peer did wrong as a warning. Here that becomes an exception or a line of our
+# own, so without this a learner would read everything twice.
+logging.getLogger("quic").addHandler(logging.NullHandler())
 
-    def observe(self, configuration: QuicConfiguration) -> None: ...
+KEEP_ALIVE_AFTER_S = 2.0  # of silence, while a request is open
+HANDSHAKE_TIMEOUT_S = 10.0  # however talkative the peer is
+LOAD_CHECK_BYTES = 16 * 1024  # after each so many, what a peer costs is looked at
 
-
-def new_configuration(is_client: bool, wire: Observer | None = None) -> QuicConfiguration:
-    """Return the QUIC settings that both ends share; the caller adds its certificates."""
-    configuration = QuicConfiguration(
-        is_client=is_client,
-        alpn_protocols=["h3"],  # RFC 9114 section 3.1
-        idle_timeout=IDLE_TIMEOUT_S,
-        max_data=flow_control.CONNECTION_WINDOW_BYTES,
-        max_stream_data=flow_control.STREAM_WINDOW_BYTES,
-        max_datagram_frame_size=65536,  # RFC 9221 section 3: any datagram that fits a packet
-    )
-    if wire is not None:
-        wire.observe(configuration)
-    return configuration
+OnRequest = Callable[[HTTP3Stream, Fields, Address], None]
 
 
-class HTTP3Connection(QUICDriver):
-    """A QUIC connection that speaks HTTP/3, on the running loop.
+class ConnectionState(Enum):
+    """The life of a connection (RFC 9000 sections 7 and 10)."""
 
-    `on_request(stream, fields)` is called for each request that arrives; `streams` holds the
-    streams that somebody uses, by ID. The other parameters are QUICDriver's.
+    CONNECTING = "connecting"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class HTTP3Connection:
+    """A QUIC connection that speaks HTTP/3, as a state machine: it knows no loop and no socket.
+
+    `on_output(now)` is called where something is to be sent: at once where `now` is true, when it
+    suits otherwise. `on_request(stream, fields, address)` is called for each request that arrives,
+    `on_abandoned(stream)` where its client will not read on, `on_connection_id(id, is_ours)` where
+    this end begins or ceases to answer to a connection ID. `max_send_bytes` is the longest datagram
+    that can be sent; `original_id` and `retry_id` are QUICLayer's. Times are in seconds of a clock
+    of the caller's, who may be on any thread, always the same one.
+
+    `lost` says why the connection ended, None while it has not; `streams` holds the streams that
+    somebody uses, by ID; `quic` is the QUIC connection below.
     """
 
     def __init__(
         self,
-        quic: QuicConnection,
-        send: Callable[[bytes, Address], None],
-        on_request: Callable[[HTTP3Stream, Fields], None] | None = None,
-        on_event: Callable[[quic_events.QuicEvent], None] | None = None,
+        configuration: QuicConfiguration,
+        on_output: Callable[[bool], None],
+        on_request: OnRequest | None = None,
+        on_abandoned: Callable[[HTTP3Stream], None] | None = None,
+        on_connection_id: Callable[[bytes, bool], None] | None = None,
+        max_send_bytes: int = MAX_DATAGRAM_BYTES,
+        original_id: bytes | None = None,
+        retry_id: bytes | None = None,
     ) -> None:
-        super().__init__(quic, send, on_event)
+        self.is_client = configuration.is_client
+        self.state = ConnectionState.CONNECTING
+        self.lost: ConnectionLost | None = None
+        self.alpn: str | None = None
+        self.peer_certificate: Certificate | None = None
         # Streams belong to those who use them; what nobody holds any more is not kept here.
         self.streams: weakref.WeakValueDictionary[int, HTTP3Stream] = weakref.WeakValueDictionary()
+        self._on_output = on_output
         self._on_request = on_request
-        self._http: HTTP3Layer | None = None
-        self._flow = FlowControl(quic, self._unread_bytes)
-        # The first unidirectional stream that the HTTP/3 layer opens (RFC 9114 section 6.2.1).
-        self._control_stream_id = quic.get_next_available_stream_id(is_unidirectional=True)
+        self._on_abandoned = on_abandoned
+        self._on_connection_id = on_connection_id
+        self._max_send_bytes = max_send_bytes
+        self.quic = QUICLayer(configuration, self._unread_bytes, original_id, retry_id)
+        self._http = HTTP3Layer(self.quic)
+        self._speaks_http = False
+        self.unacknowledged_bytes = self.quic.unacknowledged_bytes
+        self.flush = on_output
+        self.host_id = self.quic.host_cid
+        self._received_bytes = 0
+        self._has_written = False
+        self._resets: dict[int, int] = {}  # error codes by stream ID
         # Streams whose header is too large, while their peer still writes.
         self._refused: set[int] = set()
         self._last_request_id = -4
         self._waiting_writers: set[SendingHalf] = set()
-        self._waiting_openers: list[asyncio.Future[None]] = []
+        self._begun_at: float | None = None
+        # From the last that was heard, asked or begun, silence is counted; None while none matters.
+        self._silent_since: float | None = None
+        self._received_at = 0.0
+        self._pings_sent = self._pings_answered = 0
 
-    # ---- events in
+    # ---- datagrams and time
 
-    def handle_event(self, event: quic_events.QuicEvent) -> None:
-        """Hand one QUIC event to its stream, and through the HTTP/3 layer."""
-        match event:
-            case quic_events.ProtocolNegotiated(alpn_protocol="h3"):
-                self._http = HTTP3Layer(self.quic)
-            case quic_events.StreamReset():
-                if (stream := self.streams.get(event.stream_id)) is not None:
-                    stream.feed_reset(event.error_code)
-            case quic_events.StopSendingReceived():
-                if (stream := self.streams.get(event.stream_id)) is not None:
-                    stream.feed_stop(event.error_code)
-        if self._http is None:
+    def connect(self, address: Address, now: float) -> None:
+        """Begin the handshake, as a client."""
+        self._begun_at = self._received_at = now
+        self.quic.connect(address, now=now)
+
+    def receive(self, data: bytes, address: Address, now: float) -> None:
+        """Take one datagram from the network."""
+        if self.lost is not None:
             return
-        stream_id = getattr(event, "stream_id", None)
-        if stream_id in self._refused:
-            if isinstance(event, quic_events.StreamReset) or getattr(event, "end_stream", False):
-                self._refused.discard(stream_id)
+        if self._begun_at is None:
+            self._begun_at = now
+        self._received_at = now
+        if self._silent_since is not None:
+            self._silent_since = now
+        if self.state is ConnectionState.CONNECTING and now - self._begun_at > HANDSHAKE_TIMEOUT_S:
+            self.abandon(f"its handshake took more than {HANDSHAKE_TIMEOUT_S:g} s")
             return
         try:
-            http_events = self._http.handle_event(event)
-        except HeaderTooLarge as error:
-            self._refuse_header(error, event.end_stream)
+            self.quic.receive_datagram(data, address, now=now)
+            self._received_bytes += len(data)
+            if self._received_bytes % LOAD_CHECK_BYTES < len(data):
+                self.quic.limit_load()
+            self._process_events()
+        except Exception:
+            # Whatever a peer sends must not take the other connections down with it.
+            if self.lost is None:
+                logger.exception("Closing the connection with %s: it broke the parser", address)
+            self._close_broken()
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
+        """Return the datagrams that are to be sent now, each with its address."""
+        # Until its first valid packet, a server's connection has nobody to send to.
+        if self.state is ConnectionState.CLOSED or self.quic.get_peer_address() is None:
+            return []
+        if self._has_written:
+            self._has_written = False
+            self.quic.acknowledge_now()
+        try:
+            datagrams = self.quic.datagrams_to_send(now=now)
+            if self._resets:
+                # A reset drops what has not left yet; what was flushed before it has, just now.
+                self._apply_resets()
+                datagrams += self.quic.datagrams_to_send(now=now)
+        except Exception:
+            # No timer would ever end it.
+            logger.exception("Giving up a connection: its packets cannot be built")
+            self._end(ConnectionLost(None, "its packets could not be built"))
+            return []
+        if self._waiting_writers:
+            self._wake_writers()
+        return datagrams
+
+    def next_timeout(self) -> float | None:
+        """Return when `handle_timeout` is to be called; None where the connection is over."""
+        if self.state is ConnectionState.CLOSED:
+            return None
+        deadline = self.quic.get_timer()
+        if self._silent_since is None or self.lost is not None:
+            return deadline
+        ask_at = self._silent_since + KEEP_ALIVE_AFTER_S
+        return ask_at if deadline is None else min(deadline, ask_at)
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due: what `next_timeout` said has come; harmless before."""
+        if self.state is ConnectionState.CLOSED:
             return
-        for http_event in http_events:
-            self._handle_http_event(http_event)
+        if self._silent_since is not None and now >= self._silent_since + KEEP_ALIVE_AFTER_S:
+            self._ask_for_a_sign_of_life(now)
+        deadline = self.quic.get_timer()
+        if deadline is not None and now >= deadline:
+            try:
+                self.quic.handle_timer(now=now)
+                self._process_events()
+            except Exception:
+                if self.lost is None:
+                    address = self.peer_address
+                    logger.exception("Closing the connection with %s: its timer broke", address)
+                self._close_broken()
+
+    def _close_broken(self) -> None:
+        if self.lost is not None:
+            # It breaks in its closing period too: a timer would call for it again and again.
+            self._end(self.lost)
+            return
+        self.quic.close(error_code=ErrorCode.H3_INTERNAL_ERROR)
+        self._look_for_the_end()  # what else has arrived may break it again
+
+    # ---- silence
+
+    def _watch_over(self, now: float) -> None:
+        """From now on, silence means death: somebody waits for the peer."""
+        self._silent_since = now
+
+    def _ask_for_a_sign_of_life(self, now: float) -> None:
+        if self.lost is not None or not self.open_streams():
+            self._silent_since = None
+        else:
+            self._silent_since = now
+            self.quic.send_ping(0)
+
+    def silence_s(self, now: float) -> float:
+        """Return for how long nothing has come from the peer, in seconds."""
+        return now - self._received_at
+
+    def ping(self) -> int:
+        """Ask the peer for a sign of life; `was_answered` tells of the number that is returned."""
+        self._pings_sent += 1
+        self.quic.send_ping(self._pings_sent)
+        self._on_output(False)
+        return self._pings_sent
+
+    def was_answered(self, ping: int) -> bool:
+        """Return whether a ping, or a later one, was answered."""
+        return self._pings_answered >= ping
+
+    # ---- events
+
+    def _process_events(self) -> None:
+        while (event := self.quic.next_event()) is not None:
+            if not isinstance(event, quic_events.StreamDataReceived):
+                self._handle_quic_event(event)
+                if self.state is ConnectionState.CLOSED:
+                    return
+            if not self._speaks_http or (self._refused and self._was_refused(event)):
+                continue
+            try:
+                http_events = self._http.handle_event(event)
+            except HeaderTooLarge as error:
+                self._refuse_header(error, getattr(event, "end_stream", False))
+                continue
+            for http_event in http_events:
+                self._handle_http_event(http_event)
+        if self.lost is None and (reason := self.quic.why_closing()) is not None:
+            self._lose(reason)
+
+    def _handle_quic_event(self, event: quic_events.QuicEvent) -> None:
+        """Give an event its meaning that carries no data; the HTTP/3 layer hears of it next."""
+        match event:
+            case quic_events.ProtocolNegotiated(alpn_protocol="h3"):
+                self._http.begin()
+                self._speaks_http = True
+            case quic_events.HandshakeCompleted():
+                self.alpn = event.alpn_protocol
+                self.state = ConnectionState.OPEN
+                self.quic.forget_handshake()
+                self.quic.raise_datagram_size(self._max_send_bytes)
+            case quic_events.PingAcknowledged():
+                self._pings_answered = max(self._pings_answered, event.uid)
+            case quic_events.ConnectionIdIssued():
+                self._tell_connection_id(event.connection_id, True)
+            case quic_events.ConnectionIdRetired():
+                self._tell_connection_id(event.connection_id, False)
+            case quic_events.StreamReset():
+                if (stream := self.streams.get(event.stream_id)) is not None:
+                    error = self._gone(event.stream_id, event.error_code, "RESET_STREAM")
+                    stream.receiving.end(Half.RESET, error)
+            case quic_events.StopSendingReceived():
+                if (stream := self.streams.get(event.stream_id)) is not None:
+                    # aioquic has reset our half already.
+                    error = self._gone(event.stream_id, event.error_code, "STOP_SENDING")
+                    self._stop_sending(stream, Half.STOPPED, error)
+            case quic_events.ConnectionTerminated():
+                reason = self.quic.why_closing()
+                self._end(reason or ConnectionLost(event.error_code, event.reason_phrase))
+
+    def _was_refused(self, event: quic_events.QuicEvent) -> bool:
+        """Return whether an event is of a stream that was given up; its end is the last of it."""
+        stream_id = getattr(event, "stream_id", None)
+        if stream_id not in self._refused:
+            return False
+        if isinstance(event, quic_events.StreamReset) or getattr(event, "end_stream", False):
+            self._refused.discard(stream_id)
+        return True
+
+    def _tell_connection_id(self, connection_id: bytes, is_ours: bool) -> None:
+        if self._on_connection_id is not None:
+            self._on_connection_id(connection_id, is_ours)
+
+    def _gone(self, stream_id: int, error_code: int, frame: str) -> PeerError:
+        if self.is_client:
+            return StreamReset(stream_id, error_code, frame)
+        text = f"it sent {frame} with {describe_code(error_code)}"
+        return ClientDisconnected(stream_id, error_code, text)
+
+    def _stop_sending(self, stream: HTTP3Stream, state: Half, error: PeerError) -> None:
+        if stream.sending.end(state, error) and self._on_abandoned is not None:
+            self._on_abandoned(stream)
 
     def _handle_http_event(self, event: H3Event) -> None:
-        stream = self.streams.get(event.stream_id)
         match event:
-            case HeadersReceived() if stream is None:
-                stream = self._accept(event)
-            case HeadersReceived() if dict(event.headers).get(b":status", b"")[:1] != b"1":
-                # 1xx is an interim response: another header follows (RFC 9114 section 4.1).
-                stream.feed_fields(event.headers)
-            case DataReceived() if stream is not None:
-                stream.receiving.feed_data(event.data)
-            case DatagramReceived() if stream is not None:
-                stream.receiving.feed_datagram(event.data)
-        if stream is not None and getattr(event, "stream_ended", False):
-            stream.feed_fin()
+            case DataReceived(stream_id=stream_id):
+                stream = self.streams.get(stream_id)
+                if stream is not None:
+                    stream.receiving.feed_data(event.data)
+            case HeadersReceived(stream_id=stream_id):
+                stream = self.streams.get(stream_id)
+                if stream is None:
+                    stream = self._accept(event)
+                elif dict(event.headers).get(b":status", b"")[:1] != b"1":
+                    # 1xx is an interim response: another header follows (RFC 9114 section 4.1).
+                    self._feed(stream, event.headers)
+            case DatagramReceived(stream_id=stream_id):
+                stream = self.streams.get(stream_id)
+                if stream is not None:
+                    stream.receiving.feed_datagram(event.data)
+                return
+            case _:
+                return
+        if event.stream_ended and stream is not None:
+            try:
+                stream.receiving.feed_fin()
+            except MalformedMessage as error:
+                self._refuse_message(stream, error)
+
+    def _feed(self, stream: HTTP3Stream, fields: Fields) -> bool:
+        """Hand a header section to its stream; False where it breaks the rules."""
+        try:
+            stream.receiving.feed_fields(fields)
+        except MalformedMessage as error:
+            self._refuse_message(stream, error)
+            return False
+        return True
+
+    def _refuse_message(self, stream: HTTP3Stream, error: MalformedMessage) -> None:
+        """The peer's message breaks the rules; its stream ends (RFC 9114 section 4.1.2)."""
+        stream.receiving.end(Half.FINISHED, error)
+        stream.sending.reset(ErrorCode.H3_MESSAGE_ERROR, error)
 
     def _accept(self, event: HeadersReceived) -> HTTP3Stream | None:
         if self.is_client or b":method" not in dict(event.headers):
             return None  # an answer or trailers, and nobody waits for them any more
         self._last_request_id = max(self._last_request_id, event.stream_id)
-        if self._flow.is_stopped(event.stream_id):
+        if self.quic.is_stopped(event.stream_id):
             # STOP_SENDING may overtake HEADERS: the client left before its request was here.
             self._http.forget(event.stream_id)
             if not event.stream_ended:
@@ -129,13 +351,12 @@ class HTTP3Connection(QUICDriver):
             return None
         stream = HTTP3Stream(self, event.stream_id)
         self.streams[event.stream_id] = stream
-        stream.feed_fields(event.headers)
-        if stream.receiving.error is not None:
+        if not self._feed(stream, event.headers):
             logger.info("Request refused: %s", stream.receiving.error)
             return stream
-        self.keep_alive()
+        self._watch_over(self._received_at)
         if self._on_request is not None:
-            self._on_request(stream, event.headers)
+            self._on_request(stream, event.headers, self.peer_address)
         return stream
 
     def _refuse_header(self, error: HeaderTooLarge, stream_ended: bool) -> None:
@@ -143,8 +364,8 @@ class HTTP3Connection(QUICDriver):
         stream_id = error.stream_id
         stream = self.streams.get(stream_id)
         if stream is not None:
-            stream.feed_malformed(error)
-        elif self.is_client or error.is_trailer or self._flow.is_stopped(stream_id):
+            self._refuse_message(stream, error)
+        elif self.is_client or error.is_trailer or self.quic.is_stopped(stream_id):
             self.send_reset(stream_id, ErrorCode.H3_MESSAGE_ERROR)
         else:
             logger.info("431: %s", error)
@@ -153,135 +374,169 @@ class HTTP3Connection(QUICDriver):
         if not stream_ended:
             self._refused.add(stream_id)
             self.send_stop(stream_id, ErrorCode.H3_EXCESSIVE_LOAD)
-        self.written()
-
-    def connection_lost(self, reason: ConnectionLost) -> None:
-        """Tell every stream, and whoever waits for one."""
-        for stream in list(self.streams.values()):
-            stream.feed_lost(reason)
-        self._waiting_writers.clear()
-        self._wake_openers()
-
-    def transmitted(self) -> None:
-        """Wake the writers whose data was acknowledged, and who waits for a free stream."""
-        for half in list(self._waiting_writers):
-            unacknowledged = self._flow.unacknowledged_bytes(half.stream_id)
-            if unacknowledged <= flow_control.UNACKNOWLEDGED_LIMIT_BYTES:
-                self._waiting_writers.discard(half)
-                half.acknowledged()
-        if self._waiting_openers and flow_control.stream_available(self.quic):
-            self._wake_openers()
+        self._has_written = True
 
     def _unread_bytes(self, stream_id: int) -> int:
         stream = self.streams.get(stream_id)
         unread_bytes = stream.receiving.unread_bytes if stream is not None else 0
-        if self._http is not None:
-            unread_bytes += self._http.buffered_bytes(stream_id)
-        return unread_bytes
+        return unread_bytes + self._http.buffered_bytes(stream_id)
 
-    # ---- what a stream asks for (stream.py: Carrier)
+    # ---- what a stream asks for (halves.py: Carrier)
 
     def send_data(self, stream_id: int, data: bytes) -> None:
-        """Send one DATA frame."""
+        """Write one DATA frame; it leaves with the next `flush`."""
         self._http.send_data(stream_id, data, end_stream=False)
-        self.written()
+        self._has_written = True
 
     def send_fields(self, stream_id: int, fields: Fields, end_stream: bool) -> None:
-        """Send one HEADERS frame, with FIN if asked."""
+        """Write one HEADERS frame, with FIN if asked; it leaves with the next `flush`."""
         self._http.send_headers(stream_id, fields, end_stream)
-        self.written()
+        self._has_written = True
 
     def send_fin(self, stream_id: int) -> None:
-        """Finish a stream."""
+        """Finish a stream; that leaves with the next `flush`."""
         self._http.finish(stream_id)
-        self.written()
+        self._has_written = True
 
     def send_reset(self, stream_id: int, error_code: int) -> None:
-        """Send RESET_STREAM."""
+        """Send RESET_STREAM, after what was written before."""
         if self.lost is None:
-            # A reset drops what has not left yet; what was flushed before it goes out first.
-            self.transmit()
+            self._resets[stream_id] = error_code
+            self._has_written = True
+            self._on_output(False)
+
+    def _apply_resets(self) -> None:
+        for stream_id, error_code in self._resets.items():
             self.quic.reset_stream(stream_id, error_code)
             self._http.forget(stream_id)
-            self.written()
+        self._resets.clear()
 
     def send_stop(self, stream_id: int, error_code: int) -> None:
         """Send STOP_SENDING."""
         if self.lost is None:
             self.quic.stop_stream(stream_id, error_code)
-            self.written()
+            self._has_written = True
+            self._on_output(False)
 
     def send_datagram(self, stream_id: int, payload: bytes) -> None:
         """Send one HTTP datagram."""
         self._http.send_datagram(stream_id, payload)
-        self.written()
+        self._has_written = True
+        self._on_output(False)
 
     def max_datagram_bytes(self, stream_id: int) -> int:
         """Return how long a datagram's payload may be; 0 where the peer takes none."""
         settings = self._http.received_settings or {}
         if not settings.get(Setting.H3_DATAGRAM):  # RFC 9297 section 2.1.1
             return 0
-        return flow_control.max_datagram_payload_bytes(self.quic, stream_id)
-
-    def unacknowledged_bytes(self, stream_id: int) -> int:
-        """Return how much of what was written to a stream is not acknowledged."""
-        return self._flow.unacknowledged_bytes(stream_id)
+        return self.quic.max_datagram_payload_bytes(stream_id)
 
     def wake_when_acknowledged(self, half: SendingHalf) -> None:
-        """Call the half's `acknowledged` when it may write again."""
+        """Call the half's `wake` when it may write again."""
         self._waiting_writers.add(half)
+
+    def _wake_writers(self) -> None:
+        for half in [half for half in self._waiting_writers if half.may_write()]:
+            self._waiting_writers.discard(half)
+            half.wake()
 
     def data_was_read(self, stream_id: int) -> None:
         """Let the peer send more where the reader has made room for it."""
-        if self.lost is None and self._flow.grant_due(stream_id):
-            self.transmit_soon()
+        if self.lost is None and self.quic.grant_due(stream_id):
+            self._on_output(False)
 
     # ---- requests
 
-    async def open_stream(self, fields: Fields, end_stream: bool = False) -> HTTP3Stream:
-        """Send a request's header and return its stream; waits while the peer allows no more.
+    def can_open_stream(self) -> bool:
+        """Return whether the peer allows one more request now (RFC 9000 section 4.6)."""
+        return self.lost is None and self.quic.stream_available()
 
-        Raises ConnectionLost where the connection has ended. For clients.
-        """
-        while self.lost is None and not flow_control.stream_available(self.quic):
-            opener = self._loop.create_future()
-            self._waiting_openers.append(opener)
-            await opener
-        if self.lost is not None:
-            raise self.lost.with_traceback(None)
-        stream = HTTP3Stream(self, self.quic.get_next_available_stream_id())
-        self.streams[stream.stream_id] = stream
-        stream.answers_head = (b":method", b"HEAD") in fields
-        stream.send_header(fields, end_stream)
-        self.push()
-        self.keep_alive()
+    def open_stream(self, fields: Fields, end_stream: bool, now: float) -> HTTP3Stream:
+        """Send a request's header and return its stream, where `can_open_stream`. For clients."""
+        stream_id = self.quic.get_next_available_stream_id()
+        stream = HTTP3Stream(self, stream_id, answers_head=(b":method", b"HEAD") in fields)
+        self.streams[stream_id] = stream
+        stream.sending.write_header(fields, end_stream)
+        self._watch_over(now)
+        self._on_output(True)
         return stream
-
-    def _wake_openers(self) -> None:
-        openers, self._waiting_openers = self._waiting_openers, []
-        for opener in openers:
-            if not opener.done():
-                opener.set_result(None)
 
     def refuse_new_requests(self) -> None:
         """Tell a client that this connection takes no more requests (GOAWAY, RFC 9114, 5.2)."""
-        if self._http is not None and self.lost is None:
-            first_refused = encode_uint_var(self._last_request_id + 4)
-            frame = encode_frame(FrameType.GOAWAY, first_refused)
-            self.quic.send_stream_data(self._control_stream_id, frame)
-            self.transmit_soon()
+        if self._speaks_http and self.lost is None:
+            self._http.send_goaway(self._last_request_id + 4)
+            self._on_output(False)
 
     def open_streams(self) -> list[HTTP3Stream]:
         """Return the streams that can still carry something and that somebody holds."""
         return [stream for stream in list(self.streams.values()) if stream.is_open]
 
-    def in_use(self) -> bool:
-        """Return whether a request is open."""
-        return bool(self.open_streams())
-
     def is_busy(self) -> bool:
         """Return whether data is on its way, or a stream that was taken over is still open."""
         return self.lost is None and (
-            self._flow.has_unacknowledged_data()
-            or any(s.owner and s.sending.state is Half.OPEN for s in self.open_streams())
+            bool(self._resets)
+            or self.quic.has_unacknowledged_data()
+            or any(stream.sending.is_taken_over for stream in self.open_streams())
         )
+
+    @property
+    def peer_address(self) -> Address:
+        """Where the peer is; empty before the first valid packet."""
+        return self.quic.get_peer_address() or ()
+
+    # ---- the end
+
+    def close(self, error_code: int = ErrorCode.H3_NO_ERROR, reason: str = "") -> None:
+        """Close the connection (CONNECTION_CLOSE); streams still open are lost."""
+        if self.state is not ConnectionState.CLOSED:
+            self.quic.close(error_code=error_code, reason_phrase=reason)
+            self._look_for_the_end()
+            self._on_output(False)
+
+    def abandon(self, reason: str) -> None:
+        """Give the connection up, where the other end is gone or has been told."""
+        self._end(ConnectionLost(None, reason))
+
+    def _look_for_the_end(self) -> None:
+        reason = self.quic.why_closing()
+        if reason is not None:
+            self._lose(reason)
+
+    def _lose(self, reason: ConnectionLost) -> None:
+        """Tell every stream, as soon as it is known that the connection ends."""
+        if self.lost is not None:
+            return
+        self.state = ConnectionState.CLOSING
+        self.lost = reason
+        self.peer_certificate = self.quic.peer_certificate
+        for stream in list(self.streams.values()):
+            error: PeerError = reason
+            if not self.is_client:
+                text = str(reason).rstrip(".")
+                error = ClientDisconnected(stream.stream_id, reason.code, text)
+            stream.receiving.end(Half.LOST, error)
+            self._stop_sending(stream, Half.LOST, error)
+        self._waiting_writers.clear()
+
+    def _end(self, reason: ConnectionLost) -> None:
+        """Note that nothing is sent or received any more."""
+        self._lose(reason)
+        if self.state is not ConnectionState.CLOSED:
+            self.state = ConnectionState.CLOSED
+            self._on_output(False)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold nothing that holds this connection, so that it is freed without a collection."""
+        self._on_output = self.flush = _nothing
+        self._on_request = self._on_abandoned = self._on_connection_id = None
+        self.unacknowledged_bytes = _none
+        self.quic.dismantle()
+
+
+def _nothing(now: bool) -> None:
+    """What a closed connection has to send."""
+
+
+def _none(stream_id: int) -> int:
+    return 0

@@ -2,7 +2,8 @@
 
 QUIC runs over UDP, and UDP drops what the receiver does not fetch in time. asyncio fetches one
 datagram per turn of its loop; with hundreds of connections the kernel's buffer overflows while the
-loop is hardly busy. So the socket here has a larger buffer, and each wake-up empties it.
+loop is hardly busy. So the socket here has a larger buffer, and where it serves many connections,
+each wake-up empties it.
 """
 
 import asyncio
@@ -11,6 +12,9 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any, cast
+
+from helpers.connection.configuration import MAX_DATAGRAM_BYTES, Address
 
 logger = logging.getLogger("helpers.udp")
 
@@ -18,109 +22,118 @@ logger = logging.getLogger("helpers.udp")
 SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 # Linux doubles what is asked for, since it counts its own book-keeping too (man 7 socket).
 KERNEL_SHARE = 2 if sys.platform == "linux" else 1
-# Timers and handlers get their turn at least every so many datagrams.
+# Where many connections share a socket, timers and handlers get their turn after so many datagrams.
 DATAGRAMS_PER_TURN = 64
-MAX_DATAGRAM_BYTES = 65536
-
-Address = tuple
+# How a system reports that the port at the other end is closed; Windows calls that a reset.
+NOBODY_LISTENS = (ConnectionRefusedError, ConnectionResetError)
 
 
 class UDPSocket(asyncio.DatagramProtocol):
-    """A bound or connected UDP socket on the running loop.
+    """A bound or connected UDP socket on the running loop: see `bind` and `connect`.
 
-    `on_datagram(data, address)` is called on that loop for each datagram, `on_error(error)` where
-    the system reports that nobody listens at the other end. `max_send_bytes` is the longest
-    datagram that it sends.
+    `max_send_bytes` is the longest datagram that it sends, `address` its own. `send(data, address)`
+    sends one, on a connected socket without an address. What the system cannot send is lost, as it
+    could be anywhere on its way, and so is what is sent after `close`.
     """
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        on_datagram: Callable[[bytes, Address], None],
-        on_error: Callable[[OSError], None] | None = None,
-    ) -> None:
+    def __init__(self, sock: socket.socket, datagrams_per_turn: int) -> None:
         self._socket = sock
-        self._on_datagram = on_datagram
-        self._on_error = on_error
+        self._datagrams_per_turn = datagrams_per_turn
+        self._on_datagram: Callable[[bytes, Address], None] = _drop
+        self._on_error: Callable[[OSError], None] | None = None
         self._transport: asyncio.DatagramTransport | None = None
+        self.send: Callable[..., None] = _drop  # asyncio's own, as soon as there is one
         self.address: Address = sock.getsockname()
         buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self.max_send_bytes = buffer_bytes // KERNEL_SHARE
 
     @classmethod
-    async def bind(
-        cls, address: Address, family: int, on_datagram: Callable[[bytes, Address], None]
-    ) -> "UDPSocket":
+    async def bind(cls, address: Address, family: int) -> "UDPSocket":
         """Return a socket bound to `address`; raises OSError where that cannot be."""
-        sock = _new_socket(family)
-        try:
-            sock.bind(address)
-        except OSError:
-            sock.close()
-            raise
-        return await cls._attach(cls(sock, on_datagram))
+        return await cls._open(family, lambda sock: sock.bind(address), DATAGRAMS_PER_TURN)
 
     @classmethod
-    async def connect(
-        cls,
-        address: Address,
-        family: int,
-        on_datagram: Callable[[bytes, Address], None],
-        on_error: Callable[[OSError], None],
-    ) -> "UDPSocket":
+    async def connect(cls, address: Address, family: int) -> "UDPSocket":
         """Return a socket connected to `address`, so that the system reports a closed port."""
+        # One after the other: who waits for the first does not wait for the others too.
+        return await cls._open(family, lambda sock: sock.connect(address), datagrams_per_turn=1)
+
+    @classmethod
+    async def _open(
+        cls, family: int, attach: Callable[[socket.socket], Any], datagrams_per_turn: int
+    ) -> "UDPSocket":
         sock = _new_socket(family)
         try:
-            sock.connect(address)
+            attach(sock)
         except OSError:
             sock.close()
             raise
-        return await cls._attach(cls(sock, on_datagram, on_error))
-
-    @staticmethod
-    async def _attach(endpoint: "UDPSocket") -> "UDPSocket":
+        endpoint = cls(sock, datagrams_per_turn)
         loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(lambda: endpoint, sock=endpoint._socket)
+        await loop.create_datagram_endpoint(lambda: endpoint, sock=sock)
         return endpoint
 
-    def send(self, data: bytes, address: Address | None = None) -> None:
-        """Send one datagram; `address` is left out on a connected socket.
+    def deliver(
+        self,
+        on_datagram: Callable[[bytes, Address], None],
+        on_error: Callable[[OSError], None] | None = None,
+    ) -> None:
+        """From now on, call `on_datagram(data, address)` on this loop for each datagram.
 
-        What the system cannot send is lost, as it could be anywhere on its way.
+        `on_error(error)` is called where the system reports that nobody listens at the other end.
         """
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.sendto(data, address)
+        self._on_datagram, self._on_error = on_datagram, on_error
 
     def close(self) -> None:
         """Close the socket once what was handed to `send` has left."""
+        self.send = _drop
         if self._transport is not None:
             self._transport.close()
 
     # What asyncio calls, on the loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        # Python 3.11's is one in all but its base class.
+        self._transport = cast(asyncio.DatagramTransport, transport)
+        # asyncio reads into a new buffer of 256 KiB each time, which the allocator gives back each
+        # time; the attribute is its own, without an underscore and without a word about it.
+        self._transport.max_size = MAX_DATAGRAM_BYTES  # type: ignore[attr-defined] # see above
+        self.send = self._transport.sendto
 
     def datagram_received(self, data: bytes, address: Address) -> None:
         self._on_datagram(data, address)
-        for _ in range(DATAGRAMS_PER_TURN - 1):
+        self._drain(self._datagrams_per_turn - 1)
+
+    def _drain(self, count: int) -> None:
+        """Take what has arrived already, so many datagrams at most."""
+        for _ in range(count):
             try:
                 data, address = self._socket.recvfrom(MAX_DATAGRAM_BYTES)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                self.error_received(error)
-                continue
-            self._on_datagram(data, address)
+                if not isinstance(error, NOBODY_LISTENS):
+                    _note_loss(error)
+            else:
+                self._on_datagram(data, address)
 
     def error_received(self, error: Exception) -> None:
         # A full buffer, a route that is missing for a moment or a firewall (ENOBUFS, ENETUNREACH,
         # EPERM) cost one datagram, and QUIC sends its content again. On an unconnected socket even
         # a closed port concerns some earlier peer, whose timers will notice.
-        if not means_nobody_listens(error):
-            logger.info("A datagram could not be sent or received, and is lost: %s", error)
+        if not isinstance(error, NOBODY_LISTENS):
+            _note_loss(error)
         elif self._on_error is not None:
+            self._drain(DATAGRAMS_PER_TURN)  # what the peer said before it left
             self._on_error(error)
+
+
+def _note_loss(error: Exception) -> None:
+    logger.info("A datagram could not be sent or received, and is lost: %s", error)
+
+
+def _drop(data: bytes, address: Address | None = None) -> None:
+    """Lose a datagram: nobody has asked for it yet, or the socket is closed."""
 
 
 def _new_socket(family: int) -> socket.socket:
@@ -144,14 +157,6 @@ def _enlarge(sock: socket.socket, option: int) -> None:
             wanted_bytes //= 2
         else:
             return
-
-
-def means_nobody_listens(error: Exception) -> bool:
-    """Return whether the system reports that the port at the other end is closed.
-
-    Windows calls that a reset.
-    """
-    return isinstance(error, ConnectionRefusedError | ConnectionResetError)
 
 
 def means_unavailable(error: OSError) -> bool:

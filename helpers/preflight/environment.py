@@ -63,9 +63,9 @@ def python() -> str:
 def packages() -> str:
     """Check that what notebooks and helpers import is there and can be imported.
 
-    aioquic has to be the pinned version, since flow_control touches its inside. Of the others only
-    the public side is used, so another version may do, and is told: whether it does, the later
-    checks show.
+    aioquic has to be the pinned version, since aioquic_inside relies on more than it promises. Of
+    the others only the public side is used, so another version may do, and is told: whether it
+    does, the later checks show.
     """
     installed = {name: _version(name) for name in NEEDED}
     missing = [name for name in NEEDED if installed[name] is None]

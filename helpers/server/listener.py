@@ -14,15 +14,21 @@ import sys
 from collections.abc import Callable
 
 from aioquic.buffer import Buffer
-from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
-from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet import QuicHeader, QuicPacketType, pull_quic_header
 
-from helpers.connection import Address, HTTP3Connection, State, UDPSocket, means_unavailable
+from helpers.connection import (
+    Address,
+    ConnectionState,
+    Driver,
+    HTTP3Connection,
+    OnRequest,
+    UDPSocket,
+    means_unavailable,
+)
 from helpers.errors import ServerStartError
 from helpers.server.retry import MIN_FIRST_ID_BYTES, Tokens, negotiate_version
-from helpers.stream import Fields, HTTP3Stream
+from helpers.stream import HTTP3Stream
 
 logger = logging.getLogger("helpers.server")
 
@@ -37,27 +43,32 @@ DRAIN_POLL_S = 0.005
 # first shows, with a token, that it is where it says it is (RFC 9000 section 8.1.2).
 RETRY_ABOVE = 256
 
-OnRequest = Callable[[HTTP3Connection, HTTP3Stream, Fields], None]
-
 
 class Listener:
     """The UDP sockets of a server and the connections behind them, on the running loop.
 
-    `on_request(connection, stream, fields)` is called for each request of any connection.
+    `on_request(stream, fields, address)` is called for each request of any connection,
+    `on_abandoned(stream)` where its client will not read on.
     """
 
-    def __init__(self, configuration: QuicConfiguration, on_request: OnRequest) -> None:
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        on_request: OnRequest,
+        on_abandoned: Callable[[HTTP3Stream], None],
+    ) -> None:
         self._configuration = configuration
         self._on_request = on_request
+        self._on_abandoned = on_abandoned
         self._sockets: list[UDPSocket] = []
-        self._by_id: dict[bytes, HTTP3Connection] = {}
-        self._ids: dict[HTTP3Connection, set[bytes]] = {}
+        self._by_id: dict[bytes, Driver] = {}
+        self._ids: dict[Driver, set[bytes]] = {}
         self._tokens = Tokens()
 
     @property
     def connections(self) -> list[HTTP3Connection]:
         """All connections that are not over, those in their closing period too."""
-        return list(self._ids)
+        return [driver.connection for driver in self._ids]
 
     async def bind(self, host: str, port: int) -> int:
         """Bind every address of `host`, all on one port, and return that port.
@@ -79,35 +90,33 @@ class Listener:
         unavailable: OSError | None = None
         for family, address in addresses:
             try:
-                endpoint = await UDPSocket.bind(
-                    (address, port), family, self._route(len(self._sockets))
-                )
+                endpoint = await UDPSocket.bind((address, port), family)
             except OSError as error:
                 if not means_unavailable(error):
                     raise
                 unavailable = error
                 continue
+            endpoint.deliver(self._route(endpoint))
             self._sockets.append(endpoint)
             port = endpoint.address[1]
         if not self._sockets:
             raise unavailable or OSError("no address to bind")
         return port
 
-    def _route(self, index: int) -> Callable[[bytes, Address], None]:
+    def _route(self, endpoint: UDPSocket) -> Callable[[bytes, Address], None]:
         """Return what takes the datagrams of one socket, and answers on the same one."""
+        id_bytes = self._configuration.connection_id_length
 
         def on_datagram(data: bytes, address: Address) -> None:
             try:
-                header = pull_quic_header(
-                    Buffer(data=data), self._configuration.connection_id_length
-                )
+                header = pull_quic_header(Buffer(data=data), id_bytes)
             except ValueError:
                 header = None
-            connection = self._by_id.get(header.destination_cid) if header is not None else None
-            if connection is not None:
-                connection.receive(data, address)
+            driver = self._by_id.get(header.destination_cid) if header is not None else None
+            if driver is not None:
+                driver.receive(data, address)
             elif len(data) >= SMALLEST_MAX_DATAGRAM_SIZE:  # RFC 9000 section 14.1
-                self._welcome(header, data, address, self._sockets[index])
+                self._welcome(header, data, address, endpoint)
 
         return on_datagram
 
@@ -132,7 +141,7 @@ class Listener:
     def _is_crowded(self) -> bool:
         """Return whether more handshakes are under way than strangers may have."""
         return len(self._ids) > RETRY_ABOVE and RETRY_ABOVE < sum(
-            connection.state is State.CONNECTING for connection in self._ids
+            connection.state is ConnectionState.CONNECTING for connection in self.connections
         )
 
     def _start(
@@ -144,44 +153,42 @@ class Listener:
         endpoint: UDPSocket,
     ) -> None:
         """Begin a connection; `original_id` is its first ID where it comes back from a Retry."""
-        quic = QuicConnection(
-            configuration=self._configuration,
-            original_destination_connection_id=original_id or header.destination_cid,
-            retry_source_connection_id=header.destination_cid if original_id else None,
-        )
-        connection = HTTP3Connection(
-            quic,
+        driver = Driver(
+            self._configuration,
             endpoint.send,
-            on_request=lambda stream, fields: self._on_request(connection, stream, fields),
-            on_event=lambda event: self._follow(connection, event),
+            on_closed=lambda: self._forget(driver),
+            on_request=self._on_request,
+            on_abandoned=self._on_abandoned,
+            on_connection_id=lambda connection_id, is_ours: (
+                self._add(driver, connection_id) if is_ours else self._drop(driver, connection_id)
+            ),
+            max_send_bytes=endpoint.max_send_bytes,
+            original_id=original_id or header.destination_cid,
+            retry_id=header.destination_cid if original_id else None,
         )
-        connection.max_send_bytes = endpoint.max_send_bytes
-        connection.receive(data, address)
-        if connection.transmit() == 0:
+        self._ids[driver] = set()
+        driver.receive(data, address)
+        if driver.transmit() == 0:
             # Nothing in it could be decrypted, or there would be an acknowledgement: no client.
-            connection.abandon("its first packet made no sense")
+            driver.abandon("its first packet made no sense")
             return
-        self._ids[connection] = set()
-        self._add(connection, header.destination_cid)
-        self._add(connection, quic.host_cid)
-        connection.on_closed = lambda: self._forget(connection)
+        self._add(driver, header.destination_cid)
+        self._add(driver, driver.connection.host_id)
 
-    def _follow(self, connection: HTTP3Connection, event: quic_events.QuicEvent) -> None:
-        match event:
-            case quic_events.ConnectionIdIssued():
-                self._add(connection, event.connection_id)
-            case quic_events.ConnectionIdRetired():
-                self._by_id.pop(event.connection_id, None)
-                self._ids[connection].discard(event.connection_id)
+    def _add(self, driver: Driver, connection_id: bytes) -> None:
+        self._by_id[connection_id] = driver
+        self._ids[driver].add(connection_id)
 
-    def _add(self, connection: HTTP3Connection, connection_id: bytes) -> None:
-        self._by_id[connection_id] = connection
-        self._ids[connection].add(connection_id)
+    def _drop(self, driver: Driver, connection_id: bytes) -> None:
+        self._by_id.pop(connection_id, None)
+        self._ids[driver].discard(connection_id)
 
-    def _forget(self, connection: HTTP3Connection) -> None:
-        for connection_id in self._ids.pop(connection):
+    def _forget(self, driver: Driver) -> None:
+        connection_ids = self._ids.pop(driver)
+        for connection_id in connection_ids:
             self._by_id.pop(connection_id, None)
-        logger.info("Connection over: %s", connection.lost)
+        if connection_ids:  # a stranger's that made no sense has none
+            logger.info("Connection over: %s", driver.connection.lost)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until streams that were taken over are closed and all data is acknowledged.
@@ -197,9 +204,9 @@ class Listener:
 
     def close(self) -> None:
         """Close every connection (CONNECTION_CLOSE) and the sockets."""
-        for connection in self.connections:
-            connection.close()
-            connection.abandon("the server has stopped")
+        for driver in list(self._ids):
+            driver.close()
+            driver.abandon("the server has stopped")
         self._close_sockets()
 
     def _close_sockets(self) -> None:
@@ -216,7 +223,7 @@ async def _resolve(host: str) -> tuple[tuple[int, str], ...]:
         )
     except socket.gaierror as error:
         raise ServerStartError(f"Host {host!r} has no address: {error.strerror}.") from error
-    return tuple(dict.fromkeys((info[0], info[4][0]) for info in infos))
+    return tuple(dict.fromkeys((info[0], str(info[4][0])) for info in infos))
 
 
 def _why_not_bound(host: str, port: int, error: OSError) -> str:

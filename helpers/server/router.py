@@ -3,26 +3,30 @@
 A handler is an `async def` that runs as a task on the server's loop. It can end in five ways:
 returning, raising before or after the header left, being cancelled since the client has gone, and
 blocking the loop so that nothing else moves. Each of them is a few lines here.
+
+A client that leaves is told to the handler where it is: what waits for that client (`write`,
+`flush`, reading) raises ClientDisconnected, any other `await` is cancelled, as asyncio cancels.
 """
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import time
 import traceback
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any
 
 from aioquic.h3.connection import ErrorCode
 
-from helpers.connection import HTTP3Connection
+from helpers.connection import Address
 from helpers.errors import BodyTooLarge, ClientDisconnected, MalformedMessage, PeerError, UsageError
-from helpers.exchange import Request, Response
+from helpers.exchange import Request, Response, break_off, finish, restart
 from helpers.server.beats import Beats
-from helpers.stream import Fields, Half, HTTP3Stream
+from helpers.stream import Fields, HTTP3Stream
 
 logger = logging.getLogger("helpers.server")
 
@@ -35,7 +39,7 @@ BLOCKING_BEATS = 3
 # A server that fails all day keeps the last of its errors.
 MAX_ERRORS = 100
 
-Handler = Callable[[Request, Response], Awaitable[None]]
+Handler = Callable[[Request, Response], Coroutine[Any, Any, None]]
 
 
 @dataclass
@@ -49,7 +53,7 @@ class Route:
     blocking_reported: bool = False
 
 
-class Handlers:
+class Router:
     """The routes of one server, and the tasks that run them on its loop.
 
     `routes` may be changed while the server runs; `errors` holds what handlers raised, newest last.
@@ -59,9 +63,9 @@ class Handlers:
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}
         self.errors: list[BaseException] = []
-        self.running: set[asyncio.Task[None]] = set()
-        self.refusing = False
         self.beats = Beats("http3-beats")
+        self._running: dict[HTTP3Stream, asyncio.Task[None]] = {}
+        self._refusing = False
         # By task, until it has ended and its frames can be cleared.
         self._failures: dict[asyncio.Task[None], BaseException] = {}
 
@@ -80,28 +84,41 @@ class Handlers:
             raise UsageError(f"A path starts with '/': {route.path!r} does not.")
         self.routes[route.path] = route
 
-    def accept(self, connection: HTTP3Connection, stream: HTTP3Stream, fields: Fields) -> None:
+    @property
+    def running(self) -> set["asyncio.Task[None]"]:
+        """The tasks of the handlers that run now."""
+        return set(self._running.values())
+
+    def refuse(self, refusing: bool) -> None:
+        """Refuse all requests from now on, or no more."""
+        self._refusing = refusing
+
+    def accept(self, stream: HTTP3Stream, fields: Fields, address: Address) -> None:
         """Start the task that answers one request. Called on the server's loop."""
-        if self.refusing:
+        if self._refusing:
             stream.reset(ErrorCode.H3_REQUEST_REJECTED)
             stream.stop(ErrorCode.H3_REQUEST_REJECTED)
             return
-        task = asyncio.get_running_loop().create_task(self._answer(connection, stream, fields))
-        self.running.add(task)
-        task.add_done_callback(self._ended)
-        stream.on_abandoned = task.cancel
+        task = asyncio.get_running_loop().create_task(self._answer(stream, fields, address))
+        self._running[stream] = task
+        task.add_done_callback(functools.partial(self._ended, stream))
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self.running.discard(task)
+    def abandon(self, stream: HTTP3Stream) -> None:
+        """Tell a stream's handler, where it still runs, that its client has gone."""
+        task, error = self._running.get(stream), stream.sending.error
+        if task is None or not isinstance(error, PeerError) or stream.sending.is_awaited_by(task):
+            return
+        if not stream.receiving.interrupt(task, error):
+            task.cancel()
+
+    def _ended(self, stream: HTTP3Stream, task: "asyncio.Task[None]") -> None:
+        self._running.pop(stream, None)
         error = self._failures.pop(task, None)
         if error is not None:
             _clear_frames(error)
 
-    async def _answer(
-        self, connection: HTTP3Connection, stream: HTTP3Stream, fields: Fields
-    ) -> None:
+    async def _answer(self, stream: HTTP3Stream, fields: Fields, address: Address) -> None:
         try:
-            address = connection.quic.get_peer_address()
             request = Request(stream, fields, address[:2])
         except ValueError as error:  # UnicodeDecodeError is one
             logger.info("400 on stream %d: %s", stream.stream_id, error)
@@ -109,23 +126,22 @@ class Handlers:
             return
         response = Response(stream, request.method, f"{request.method} {request.path}")
         try:
-            await self._route(request, response, stream)
-        except (ClientDisconnected, MalformedMessage) as error:
-            # No error of the handler's (RFC 9114 section 4.1): the client broke off its request.
-            logger.info("%s %s: %s", request.method, request.path, str(error))
-            response.break_off(ErrorCode.H3_REQUEST_INCOMPLETE)
-        except asyncio.CancelledError as error:
-            if asyncio.current_task().cancelling():  # the server stops
-                response.break_off(ErrorCode.H3_REQUEST_CANCELLED)
-            else:  # something that the handler awaited was cancelled
-                await self._fail(request, response, error, 500, "internal server error\n")
+            await self._route(request, response)
         except BodyTooLarge as error:
             await self._fail(request, response, error, 413, "request body too large\n")
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001
             # Whatever a handler raises is its own affair: asyncio would let exit() end the loop.
-            await self._fail(request, response, error, 500, "internal server error\n")
+            gone = stream.sending.error
+            if _is_due_to_the_client(error, gone):
+                # The client broke off its request: no error of the handler's (RFC 9114, 4.1).
+                logger.info("%s %s: %s", request.method, request.path, str(gone or error))
+                break_off(response, ErrorCode.H3_REQUEST_INCOMPLETE)
+            elif _is_cancelled(error):  # the server stops
+                break_off(response, ErrorCode.H3_REQUEST_CANCELLED)
+            else:
+                await self._fail(request, response, error, 500, "internal server error\n")
 
-    async def _route(self, request: Request, response: Response, stream: HTTP3Stream) -> None:
+    async def _route(self, request: Request, response: Response) -> None:
         route = self.routes.get(request.path)
         if route is None:
             await _refuse(response, 404, f"no route for {request.path}\n")
@@ -140,8 +156,8 @@ class Handlers:
         if route.max_body_bytes is not None and int(length) > route.max_body_bytes:
             await _refuse(response, 413, "request body too large\n")
             return
-        await _watched(route.handler(request, response), route, stream, self.beats)
-        await response.finish()
+        await _watched(route.handler(request, response), route, self.beats)
+        await finish(response)
 
     async def _fail(
         self, request: Request, response: Response, error: BaseException, status: int, text: str
@@ -153,17 +169,38 @@ class Handlers:
             logger.error("%s %s: the handler raised", request.method, request.path, exc_info=error)
         self.errors.append(error)
         del self.errors[:-MAX_ERRORS]
-        self._failures[asyncio.current_task()] = error
+        task = asyncio.current_task()
+        assert task is not None, "handlers run in tasks"
+        self._failures[task] = error
         if response.header_sent:
-            response.break_off()
+            break_off(response)
             return
         try:
-            response.restart()
+            restart(response)
             await _refuse(response, status, text)
         except PeerError:
             logger.info(
                 "%s %s: the client left before the %d", request.method, request.path, status
             )
+
+
+def _is_due_to_the_client(error: BaseException, gone: Exception | None) -> bool:
+    """Return whether a handler ended since its client left, or broke off what it sent.
+
+    `gone` says how the client left, None where it has not. Then a cancellation is its doing, and so
+    is a group of nothing else, which a TaskGroup raises.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_due_to_the_client(one, gone) for one in error.exceptions)
+    if isinstance(error, asyncio.CancelledError):
+        return gone is not None
+    return isinstance(error, ClientDisconnected | MalformedMessage)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Return whether somebody cancelled this task, not only something that it awaited."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _clear_frames(error: BaseException) -> None:
@@ -173,7 +210,8 @@ def _clear_frames(error: BaseException) -> None:
     refers to the one that called it. What a nested function closes over stays with its frame.
     """
     suspended = _suspended_frames()
-    found, seen = [error], set()
+    found: list[BaseException | None] = [error]
+    seen: set[int] = set()
     while found:
         one = found.pop()
         if one is None or id(one) in seen:
@@ -207,17 +245,16 @@ async def _refuse(
 ) -> None:
     response.write_header(status, {"content-type": "text/plain; charset=utf-8"} | (headers or {}))
     await response.write(text)
-    await response.finish()
+    await finish(response)
 
 
 @types.coroutine
 def _watched(
-    handler: Coroutine[Any, Any, None], route: Route, stream: HTTP3Stream, beats: Beats
+    handler: Coroutine[Any, Any, None], route: Route, beats: Beats
 ) -> Generator[Any, Any, None]:
     """Run a handler step by step; the loop moves on only between the steps.
 
-    A step that takes long is a blocking call, and reported once. A cancellation that came since
-    the client has gone reaches the handler as ClientDisconnected, which says so.
+    A step that takes long is a blocking call, and reported once. Nothing else is done here.
     """
     step, argument = handler.send, None
     while True:
@@ -229,6 +266,7 @@ def _watched(
         except StopIteration:
             return
         finally:
+            argument = None  # an error would hold this frame, which held it
             elapsed_s = time.perf_counter() - started
             computed_s += time.thread_time()
             is_to_blame = computed_s > BLOCKING_S or beats.elsewhere - first_beat >= BLOCKING_BEATS
@@ -236,12 +274,7 @@ def _watched(
                 route.blocking_reported = True
                 _report_blocking(route, elapsed_s)
         try:
-            argument = yield awaited
-            step = handler.send
-        except asyncio.CancelledError as error:
-            gone = stream.sending.state in (Half.STOPPED, Half.LOST)
-            argument = stream.sending.error if gone else error
-            step = handler.throw
+            step, argument = handler.send, (yield awaited)
         except BaseException as error:  # noqa: BLE001 - it is the handler's, who gets it
             step, argument = handler.throw, error
 

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from helpers.background import Background
 from helpers.certificates import check_key_pair
@@ -19,7 +20,7 @@ from helpers.connection import Observer, new_configuration
 from helpers.errors import ServerStartError, UsageError
 from helpers.server.beats import Beats
 from helpers.server.listener import LOOPBACK_HOSTS, Listener
-from helpers.server.router import Handler, Handlers, Route
+from helpers.server.router import Handler, Route, Router
 
 logger = logging.getLogger("helpers.server")
 
@@ -57,10 +58,10 @@ class Server:
         # aioquic's load_cert_chain stumbles over a blank line, and loses the chain over CRLF.
         self._configuration.certificate, *self._configuration.certificate_chain = certificates
         self._configuration.private_key = key
-        self._handlers = Handlers()
+        self._router = Router()
         self._background = Background("http3-server")
         self._listener: Listener | None = None
-        self._finalizer: weakref.finalize | None = None
+        self._finalizer: weakref.finalize[Any, Server] | None = None
 
     # ---- routes
 
@@ -77,7 +78,7 @@ class Server:
             allowed = None if methods is None else frozenset(m.upper() for m in methods)
             if allowed is not None and "GET" in allowed:
                 allowed |= {"HEAD"}  # RFC 9110 section 9.3.2
-            self._handlers.add(Route(path, handler, allowed, max_body_bytes))
+            self._router.add(Route(path, handler, allowed, max_body_bytes))
             return handler
 
         return register
@@ -85,7 +86,7 @@ class Server:
     @property
     def errors(self) -> list[BaseException]:
         """What handlers raised, newest last (the last 100)."""
-        return self._handlers.errors
+        return self._router.errors
 
     # ---- start and stop
 
@@ -102,8 +103,8 @@ class Server:
             if earlier is not None and earlier is not self:
                 earlier.stop(grace_s=0)
         self._background.start()
-        self._handlers.refusing = False
-        listener = Listener(self._configuration, self._handlers.accept)
+        self._router.refuse(False)
+        listener = Listener(self._configuration, self._router.accept, self._router.abandon)
         try:
             self._port = self._background.run(
                 listener.bind(self.host, self._requested_port), START_TIMEOUT_S
@@ -112,7 +113,7 @@ class Server:
             self._background.stop()
             raise
         self._listener = listener
-        beats = self._handlers.beats
+        beats = self._router.beats
         beats.start()
         self._finalizer = weakref.finalize(self, _shut_down, self._background, listener, beats)
         _started[self._port] = self
@@ -135,7 +136,7 @@ class Server:
             _started.pop(self._port, None)
         try:
             self._background.run(
-                _let_end(listener, self._handlers, grace_s), grace_s + CLOSE_TIMEOUT_S
+                _let_end(listener, self._router, grace_s), grace_s + CLOSE_TIMEOUT_S
             )
         except TimeoutError:
             logger.warning("The server did not close within %g s.", grace_s + CLOSE_TIMEOUT_S)
@@ -145,7 +146,7 @@ class Server:
             try:
                 self._background.stop(CLOSE_TIMEOUT_S)
             finally:
-                self._handlers.beats.stop()
+                self._router.beats.stop()
 
     def __enter__(self) -> "Server":
         return self.start()
@@ -171,24 +172,24 @@ class Server:
 
     def __repr__(self) -> str:
         where = self.url("/") if self._listener is not None else "stopped"
-        return f"<Server {where}, routes: {', '.join(sorted(self._handlers.routes)) or 'none'}>"
+        return f"<Server {where}, routes: {', '.join(sorted(self._router.routes)) or 'none'}>"
 
 
-async def _let_end(listener: Listener, handlers: Handlers, grace_s: float) -> None:
+async def _let_end(listener: Listener, router: Router, grace_s: float) -> None:
     deadline = time.monotonic() + grace_s
-    handlers.refusing = True
+    router.refuse(True)
     for connection in listener.connections:
         connection.refuse_new_requests()
-    if handlers.running and grace_s > 0:
-        await asyncio.wait(handlers.running, timeout=grace_s)
-    for task in handlers.running:
+    if router.running and grace_s > 0:
+        await asyncio.wait(router.running, timeout=grace_s)
+    for task in router.running:
         task.cancel()
-    if handlers.running:
-        await asyncio.wait(handlers.running, timeout=CLOSE_TIMEOUT_S / 3)
+    if router.running:
+        await asyncio.wait(router.running, timeout=CLOSE_TIMEOUT_S / 3)
     await listener.drain(max(deadline - time.monotonic(), CLOSE_TIMEOUT_S / 3))
     for connection in listener.connections:
         for stream in connection.open_streams():
-            stream.warn_if_open()
+            stream.sending.warn_if_open()
 
 
 def _shut_down(background: Background, listener: Listener, beats: Beats) -> None:

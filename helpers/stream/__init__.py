@@ -12,8 +12,8 @@ from helpers.stream.fields import (
     encode_fields,
     section_bytes,
 )
-from helpers.stream.halves import Half, ReceivingHalf, SendingHalf
-from helpers.stream.stream import MAX_DATA_FRAME_BYTES, HTTP3Stream
+from helpers.stream.halves import MAX_DATA_FRAME_BYTES, Half, ReceivingHalf, SendingHalf
+from helpers.stream.stream import HTTP3Stream
 
 __all__ = [
     "MAX_DATA_FRAME_BYTES",

@@ -8,15 +8,17 @@ Everything here runs on the connection's loop, so nothing needs a lock.
 """
 
 import asyncio
-from collections import deque
+import warnings
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from aioquic.h3.connection import ErrorCode
 
-from helpers.errors import MalformedMessage, StreamReset, UsageError
-from helpers.stream.fields import Fields
+from helpers.errors import MalformedMessage, PeerError, StreamReset, UsageError, again
+from helpers.stream.fields import Fields, content_length
 
+# A longer write leaves as several DATA frames, so that memory stays bounded.
+MAX_DATA_FRAME_BYTES = 256 * 1024
 # A writer waits while more than this is unacknowledged on its stream.
 UNACKNOWLEDGED_LIMIT_BYTES = 256 * 1024
 # A writer lets the loop's other tasks run after so many writes.
@@ -38,83 +40,142 @@ class Half(Enum):
 
 
 class Carrier(Protocol):
-    """What a stream needs of the connection that carries it (connection.py)."""
+    """What a stream needs of the connection that carries it (helpers/connection/http3.py).
 
-    is_client: bool
+    What is sent leaves with the next `flush`, at once where `now` is true; resets, stops and
+    datagrams see to that themselves.
+    """
 
     def send_data(self, stream_id: int, data: bytes) -> None: ...
     def send_fields(self, stream_id: int, fields: Fields, end_stream: bool) -> None: ...
     def send_fin(self, stream_id: int) -> None: ...
+    def flush(self, now: bool) -> None: ...
     def send_reset(self, stream_id: int, error_code: int) -> None: ...
     def send_stop(self, stream_id: int, error_code: int) -> None: ...
     def send_datagram(self, stream_id: int, payload: bytes) -> None: ...
-    def push(self) -> None: ...
     def max_datagram_bytes(self, stream_id: int) -> int: ...
     def unacknowledged_bytes(self, stream_id: int) -> int: ...
     def wake_when_acknowledged(self, half: "SendingHalf") -> None: ...
     def data_was_read(self, stream_id: int) -> None: ...
 
 
-class Signal:
-    """Tasks wait for the next `wake`; each has its own future, so that one can be cancelled."""
+class _OneWay:
+    """What the two halves have in common: an end, and tasks that wait for what happens."""
 
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
-
-    async def wait(self) -> None:
-        """Return at the next `wake`."""
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        await future
-
-    def wake(self) -> None:
-        """Let everybody go on who waits now."""
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
-
-class SendingHalf:
-    """What this side writes. A writer waits while its reader is slow."""
+    # There may be thousands: each takes as little as it can, and waits for nothing until it does.
+    __slots__ = ("__weakref__", "_carrier", "_happened", "_waiting", "error", "state", "stream_id")
 
     def __init__(self, carrier: Carrier, stream_id: int) -> None:
         self.stream_id = stream_id
         self.state = Half.OPEN
         self.error: Exception | None = None
         self._carrier = carrier
-        self._writable = Signal()
+        self._happened: asyncio.Event | None = None
+        self._waiting: set[asyncio.Task[Any] | None] | None = None
+
+    def end(self, state: Half, error: PeerError) -> bool:
+        """Note that the peer or the network ended this half; True where that is news."""
+        if self.state is not Half.OPEN:
+            return False
+        self.state, self.error = state, error
+        self.wake()
+        return True
+
+    def is_awaited_by(self, task: "asyncio.Task[Any]") -> bool:
+        """Return whether a task waits for this half; then it is told of its end by an exception."""
+        return self._waiting is not None and task in self._waiting
+
+    def wake(self) -> None:
+        """Let everybody look again who waits for this half."""
+        if self._happened is not None:
+            self._happened.set()
+
+    async def _pause(self) -> None:
+        """Wait for the next `wake`."""
+        if self._happened is None or self._waiting is None:
+            self._happened, self._waiting = asyncio.Event(), set()
+        self._happened.clear()
+        task = asyncio.current_task()
+        self._waiting.add(task)
+        try:
+            await self._happened.wait()
+        finally:
+            self._waiting.discard(task)
+
+
+class SendingHalf(_OneWay):
+    """What this side writes. A writer waits while its reader is slow."""
+
+    __slots__ = ("_discards_data", "_owner", "_writes_in_turn")
+
+    def __init__(self, carrier: Carrier, stream_id: int) -> None:
+        super().__init__(carrier, stream_id)
         self._writes_in_turn = 0
+        # Who took the stream over ("GET /stream"), for the warning when nobody closes it.
+        self._owner: str | None = None
+        self._discards_data = False
 
     def check(self) -> None:
         """Raise where nothing can be written any more: why the peer left, or UsageError."""
         if self.error is not None:
-            raise self.error.with_traceback(None)
+            raise again(self.error)
         if self.state is not Half.OPEN:
             raise UsageError(
                 f"Stream {self.stream_id} is {self.state.value}: nothing can be written any more."
             )
 
+    # ---- writing
+
+    def may_write(self) -> bool:
+        """Return whether so much was acknowledged that a writer need not wait."""
+        return self._carrier.unacknowledged_bytes(self.stream_id) <= UNACKNOWLEDGED_LIMIT_BYTES
+
     async def wait(self) -> None:
         """Wait while more than 256 KiB of this stream is unacknowledged; raises as `check`."""
-        self.check()
+        if self.state is not Half.OPEN:
+            self.check()
         self._writes_in_turn += 1
         if self._writes_in_turn >= WRITES_PER_TURN:
             # A writer that never has to wait must not keep the loop for itself.
             self._writes_in_turn = 0
-            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(self.wake)
+            await self._pause()
             self.check()
         while self._carrier.unacknowledged_bytes(self.stream_id) > UNACKNOWLEDGED_LIMIT_BYTES:
             self._carrier.wake_when_acknowledged(self)
-            await self._writable.wait()
+            await self._pause()
             self.check()
 
-    def acknowledged(self) -> None:
-        """Let a waiting writer go on."""
-        self._writable.wake()
+    async def write(self, data: bytes) -> None:
+        """Write one DATA frame (RFC 9114 section 7.2.1), or several above 256 KiB; see `flush`.
+
+        Waits as `wait` does, before each.
+        """
+        if len(data) <= MAX_DATA_FRAME_BYTES:
+            await self.wait()
+            if data and not self._discards_data:
+                self._carrier.send_data(self.stream_id, data)
+            return
+        view = memoryview(data)
+        for start in range(0, len(view), MAX_DATA_FRAME_BYTES):
+            if start:
+                self._carrier.flush(now=False)
+            await self.write(bytes(view[start : start + MAX_DATA_FRAME_BYTES]))
+
+    def write_header(self, fields: Fields, end_stream: bool = False) -> None:
+        """Write a header section (HEADERS frame, RFC 9114 section 7.2.2), with FIN if asked."""
+        if end_stream:
+            self.finish(fields)
+        else:
+            self.check()
+            self._carrier.send_fields(self.stream_id, fields, end_stream=False)
+
+    def flush(self, now: bool = True) -> None:
+        """Let what was written leave: now, or with what else is written in this turn."""
+        self._carrier.flush(now)
 
     def finish(self, fields: Fields) -> None:
-        """Send FIN, with a last header section where there is one."""
+        """Write FIN, with a last header section where there is one."""
         self.check()
         if fields:
             self._carrier.send_fields(self.stream_id, fields, end_stream=True)
@@ -122,75 +183,129 @@ class SendingHalf:
             self._carrier.send_fin(self.stream_id)
         self.state = Half.FINISHED  # not before: fields that cannot be encoded leave it open
 
-    def reset(self, error_code: int, error: Exception | None = None) -> None:
+    def reset(self, error_code: int, error: PeerError | None = None) -> None:
         """Send RESET_STREAM, unless this half has ended; `error` is what a writer is told then."""
         if self.state is Half.OPEN:
             self.state, self.error = Half.RESET, error
             self._carrier.send_reset(self.stream_id, error_code)
-            self._writable.wake()
+            self.wake()
 
-    def end(self, state: Half, error: Exception) -> bool:
-        """Note that the peer or the network ended this half; True where that is news."""
-        if self.state is not Half.OPEN:
-            return False
-        self.state, self.error = state, error
-        self._writable.wake()
-        return True
+    # ---- owning
+
+    def take_over(self, owner: str, discards_data: bool) -> None:
+        """Note who writes from now on, and whether what is written is dropped (HEAD)."""
+        self._owner, self._discards_data = owner, discards_data
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether somebody took this half over and has not ended it."""
+        return self._owner is not None and self.state is Half.OPEN
+
+    def warn_if_open(self) -> None:
+        """Warn with a ResourceWarning where this half was taken over and never closed."""
+        if self.is_taken_over:
+            warnings.warn(
+                f"Stream {self.stream_id} of {self._owner} was taken over and never closed: its "
+                "client still waits. Use `async with stream:`.",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            self._owner = None
 
 
-class ReceivingHalf:
+class ReceivingHalf(_OneWay):
     """What the peer writes: header, data, trailers, datagrams, in the order in which they came.
 
-    `unread_bytes` is what has arrived and was not read; the receive window follows it.
+    `unread_bytes` is what has arrived and was not read; the receive window follows it. Where
+    `answers_head`, the header's content-length says nothing of the body.
     """
 
-    def __init__(self, carrier: Carrier, stream_id: int) -> None:
-        self.stream_id = stream_id
-        self.state = Half.OPEN
-        self.error: Exception | None = None
+    __slots__ = (
+        "_answers_head",
+        "_chunks",
+        "_datagrams",
+        "_expected_bytes",
+        "_interruptions",
+        "_received_bytes",
+        "chunks_read",
+        "header",
+        "trailers",
+        "unread_bytes",
+    )
+
+    def __init__(self, carrier: Carrier, stream_id: int, answers_head: bool = False) -> None:
+        super().__init__(carrier, stream_id)
         self.unread_bytes = 0
+        self.chunks_read = 0
         self.header: Fields | None = None
         self.trailers: Fields = []
-        self.datagrams: deque[bytes] = deque(maxlen=MAX_WAITING_DATAGRAMS)
+        self._datagrams: list[bytes] = []
         # What the content-length says, where it describes this body, and what has come.
-        self.expected_bytes: int | None = None
-        self.received_bytes = 0
-        self._carrier = carrier
-        self._chunks: deque[bytes] = deque()
-        self._arrived = Signal()
+        self._expected_bytes: int | None = None
+        self._received_bytes = 0
+        self._answers_head = answers_head
+        self._chunks: list[bytes] = []
+        # By task; what it is told instead of what it waits for.
+        self._interruptions: dict[asyncio.Task[Any] | None, PeerError] | None = None
 
     # ---- reading
 
     async def wait(self) -> None:
         """Wait for news; raises where none can come: why the peer left, or UsageError."""
         if self.error is not None:
-            raise self.error.with_traceback(None)
+            raise self._error_to_raise()
         if self.state is not Half.OPEN:
             raise UsageError(f"Stream {self.stream_id} is {self.state.value}: nothing comes.")
-        await self._arrived.wait()
+        try:
+            await self._pause()
+        finally:
+            interruption = None
+            if self._interruptions is not None:
+                interruption = self._interruptions.pop(asyncio.current_task(), None)
+        if interruption is not None:
+            raise again(interruption)
 
-    async def has_data(self) -> bool:
-        """Wait for data; False at the end."""
-        while not self._chunks:
-            if self.state is not Half.OPEN and self.error is None:
-                return False
-            await self.wait()
+    def _error_to_raise(self) -> Exception:
+        error = self.error
+        assert error is not None, "asked where there is one"
+        if isinstance(error, PeerError | UsageError):
+            return again(error)
+        # Somebody's own, which is handed over whole, and therefore not kept.
+        self.error = UsageError(f"Stream {self.stream_id} was given up: {error!r}.")
+        return error
+
+    def interrupt(self, task: "asyncio.Task[Any]", error: PeerError) -> bool:
+        """Raise `error` in a task that waits for this half; False where it does not."""
+        if not self.is_awaited_by(task):
+            return False
+        if self._interruptions is None:
+            self._interruptions = {}
+        self._interruptions[task] = error
+        self.wake()
         return True
 
     async def take_chunk(self) -> bytes | None:
         """Return the next chunk, None at the end."""
-        if not await self.has_data():
-            return None
-        chunk = self._chunks.popleft()
+        while not self._chunks:
+            if self.state is not Half.OPEN and self.error is None:
+                return None
+            await self.wait()
+        chunk = self._chunks.pop(0)
+        self.chunks_read += 1
         self.unread_bytes -= len(chunk)
         self._carrier.data_was_read(self.stream_id)
         return chunk
 
     async def take_all(self) -> list[bytes]:
         """Return all chunks that have arrived, at least one; an empty list at the end."""
-        await self.has_data()
-        chunks = list(self._chunks)
-        self._drop()
+        while not self._chunks:
+            if self.state is not Half.OPEN and self.error is None:
+                return []
+            await self.wait()
+        chunks, self._chunks = self._chunks, []
+        self.chunks_read += len(chunks)
+        self.unread_bytes = 0
         self._carrier.data_was_read(self.stream_id)
         return chunks
 
@@ -201,9 +316,27 @@ class ReceivingHalf:
         """
         if self.state is not Half.FINISHED or self.error is not None:
             return None
-        chunks = list(self._chunks)
-        self._drop()
+        chunks, self._chunks = self._chunks, []
+        self.chunks_read += len(chunks)
+        self.unread_bytes = 0
         return chunks
+
+    async def take_header(self) -> Fields:
+        """Return the header section that the peer sent first."""
+        while self.header is None:
+            await self.wait()
+        return self.header
+
+    async def take_datagram(self) -> bytes:
+        """Return the next datagram."""
+        while not self._datagrams:
+            await self.wait()
+        return self._datagrams.pop(0)
+
+    @property
+    def bytes_read(self) -> int:
+        """How many bytes were taken."""
+        return self._received_bytes - self.unread_bytes
 
     def stop(self, error_code: int) -> None:
         """Send STOP_SENDING, unless this half has ended, and drop what was not read."""
@@ -211,55 +344,71 @@ class ReceivingHalf:
         if self.state is Half.OPEN:
             self.state = Half.STOPPED
             self._carrier.send_stop(self.stream_id, error_code)
-            self._arrived.wake()
+            self.wake()
+
+    def fail(self, error: Exception, error_code: int) -> None:
+        """Do what `stop` does; who reads gets `error`, a fault of this side's."""
+        if self.state is Half.OPEN:
+            self.error = error
+        self.stop(error_code)
 
     def _drop(self) -> None:
-        self._chunks.clear()
+        self._chunks = []
         self.unread_bytes = 0
 
     # ---- arriving
 
     def feed_fields(self, fields: Fields) -> None:
-        """Take a header section: the first is the header, a later one the trailers."""
+        """Take a header section: the first is the header, a later one the trailers.
+
+        Raises MalformedMessage where its content-length is none.
+        """
         if self.header is None:
+            self._expect_body(fields)
             self.header = fields
         else:
             self.trailers = fields
-        self._arrived.wake()
+        self.wake()
+
+    def _expect_body(self, fields: Fields) -> None:
+        # A response to HEAD, and a 204 or 304, has no body whatever its content-length says
+        # (RFC 9110 section 8.6).
+        try:
+            length = content_length(fields)
+        except ValueError as error:
+            raise MalformedMessage(self.stream_id, str(error)) from error
+        if not self._answers_head and dict(fields).get(b":status") not in (b"204", b"304"):
+            self._expected_bytes = length
 
     def feed_data(self, data: bytes) -> None:
         """Take data, unless nobody wants it any more."""
         if self.state is Half.OPEN and data:
-            self.received_bytes += len(data)
+            self._received_bytes += len(data)
             self.unread_bytes += len(data)
             self._chunks.append(data)
-            self._arrived.wake()
+            self.wake()
 
     def feed_datagram(self, payload: bytes) -> None:
         """Take a datagram; the oldest are lost where too many wait, or too much."""
-        self.datagrams.append(payload)
-        while sum(map(len, self.datagrams)) > MAX_WAITING_DATAGRAM_BYTES:
-            self.datagrams.popleft()
-        self._arrived.wake()
+        self._datagrams.append(payload)
+        while (
+            len(self._datagrams) > MAX_WAITING_DATAGRAMS
+            or sum(map(len, self._datagrams)) > MAX_WAITING_DATAGRAM_BYTES
+        ):
+            del self._datagrams[0]
+        self.wake()
 
     def feed_fin(self) -> None:
-        """Note the end; a body that is not as long as announced ends in MalformedMessage."""
-        if self.expected_bytes not in (None, self.received_bytes):
+        """Note the end; raises MalformedMessage for a body that is not as long as announced."""
+        if self.state is not Half.OPEN:
+            return
+        if self._expected_bytes not in (None, self._received_bytes):
             # RFC 9114 section 4.1.2: a malformed message is an error of its stream.
             what = (
-                f"its content-length says {self.expected_bytes} bytes, {self.received_bytes} came"
+                f"its content-length says {self._expected_bytes} bytes, {self._received_bytes} came"
             )
-            self.end(Half.FINISHED, MalformedMessage(self.stream_id, what))
-        elif self.state is Half.OPEN:
-            self.state = Half.FINISHED
-            if self.header is None:
-                self.error = StreamReset(self.stream_id, ErrorCode.H3_REQUEST_INCOMPLETE, "FIN")
-            self._arrived.wake()
-
-    def end(self, state: Half, error: Exception) -> bool:
-        """Note that the peer or the network ended this half; True where that is news."""
-        if self.state is not Half.OPEN:
-            return False
-        self.state, self.error = state, error
-        self._arrived.wake()
-        return True
+            raise MalformedMessage(self.stream_id, what)
+        self.state = Half.FINISHED
+        if self.header is None:
+            self.error = StreamReset(self.stream_id, ErrorCode.H3_REQUEST_INCOMPLETE, "FIN")
+        self.wake()

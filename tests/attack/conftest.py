@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from helpers.client import HTTP3Transport
-from helpers.connection import driver
+from helpers.connection import http3
 from helpers.server import Server
 
 # A request takes about 2 ms; one that an attack holds up would wait for it to end.
@@ -19,7 +19,7 @@ FORGETS_WITHIN_S = 60.0
 
 
 class Lines(logging.Handler):
-    """What the loggers say; what aioquic's say is heard by nobody (driver.py)."""
+    """What the loggers say; what aioquic's say is heard by nobody (http3.py)."""
 
     def __init__(self):
         super().__init__(logging.INFO)
@@ -78,12 +78,12 @@ class Target:
     @property
     def running(self):
         """How many handlers run for attackers."""
-        return len(self.server._handlers.running) - 1
+        return len(self.server._router.running) - 1
 
     def connection_of(self, attacker):
         """The server's end of an attacker's connection."""
         attacker.ask(stream_id=0)  # or it may not be in the table yet
-        (ours,) = [one for one in self.connections if one.quic.host_cid == attacker.peer_id]
+        (ours,) = [one for one in self.connections if one.host_id == attacker.peer_id]
         return ours
 
     def stays_open(self):
@@ -102,7 +102,7 @@ class Target:
         return {
             "connections": len(listener._ids),
             "connection IDs": len(listener._by_id),
-            "tasks": len(tasks) + len(self.server._handlers.running),
+            "tasks": len(tasks) + len(self.server._router.running),
             "timers": sum(not timer.cancelled() for timer in list(self.loop._scheduled)),
         }
 
@@ -139,7 +139,7 @@ def under_attack(credentials, **settings):
             # For those who come from now on: the good client may have to wait for the processor.
             for name, value in settings.items():
                 setattr(target.server._configuration, name, value)
-            target.before = target.held() | {"timers": 2}  # QUIC's and the keep-alive's
+            target.before = target.held() | {"timers": 1}
             yield target
             after = target.comes_to_hold(target.before)
             assert good.lost is None
@@ -158,10 +158,8 @@ def target(credentials, one_connection):
 
 @pytest.fixture
 def impatient(credentials, one_connection, monkeypatch):
-    """A server that gives a client one second of silence, and one second for its handshake."""
-    monkeypatch.setattr(driver, "HANDSHAKE_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(driver, "KEEP_ALIVE_AFTER_S", 0.2)
-    monkeypatch.setattr(driver, "KEEP_ALIVE_CHECK_S", 0.1)
+    """A server that gives a client one second of silence."""
+    monkeypatch.setattr(http3, "KEEP_ALIVE_AFTER_S", 0.2)
     with under_attack(credentials, idle_timeout=1.0) as target:
         yield target
         target.check()

@@ -10,7 +10,8 @@ import httpx2
 from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
 
 from helpers.client import HTTP3Transport
-from helpers.connection import HTTP3Connection
+from helpers.connection import ConnectionState, HTTP3Connection
+from helpers.connection.http3 import HANDSHAKE_TIMEOUT_S
 from helpers.server import listener
 from tests.attack.conftest import AT_ONCE_S
 from tests.attack.tools import (
@@ -23,6 +24,7 @@ from tests.attack.tools import (
     long_header,
     udp_socket,
 )
+from tests.pair import ADDRESS, Pair
 from tests.peers import Growth, Peer
 
 PING = (QuicFrameType.PING, b"")
@@ -61,32 +63,38 @@ def live(kind):
     return sum(isinstance(thing, kind) for thing in gc.get_objects())
 
 
-def test_one_handshake_is_answered_with_three_times_its_bytes_at_most(impatient):
+def test_one_handshake_is_answered_with_three_times_its_bytes_at_most(credentials):
     """Repetitions included; and its address alone does not count, if it says no more."""
-    datagram = next(first_flights(impatient.port))
-    with udp_socket(impatient.port) as sock:
-        sock.send(datagram)
-        deadline = time.monotonic() + 1.5
-        received_bytes = 0
-        while (left_s := deadline - time.monotonic()) > 0:
-            received_bytes += sum(map(len, drain(sock, left_s)))
-    assert len(datagram) < received_bytes <= 3 * len(datagram)
+    arrived_bytes = []
+
+    def drops(is_from_client, data):
+        if is_from_client and not arrived_bytes:
+            arrived_bytes.append(len(data))
+            return False
+        return True
+
+    pair = Pair(credentials, drops=drops)
+    pair.pass_time(60.0)
+    answered_bytes = sum(size for is_from_client, size in pair.carried if not is_from_client)
+    assert arrived_bytes[0] < answered_bytes <= 3 * arrived_bytes[0]
+    assert pair.server.state is ConnectionState.CLOSED
 
 
-def test_a_handshake_that_is_kept_alive_is_given_up(impatient):
-    hello, source_id = client_hello(impatient.port)
+def test_a_handshake_that_is_kept_alive_is_given_up(credentials):
+    """Each of its packets is a sign of life, and acknowledged."""
+    server, now = Pair(credentials).server, 0.0
+    hello, source_id = client_hello(port=4433)
     frames, destination_id = [hello], bytes(8)
-    with udp_socket(impatient.port) as sock:
-        for number in range(100):
-            sock.send(initial(frames, destination_id, source_id, number))
-            frames = [PING]
-            if impatient.lines.texts():
-                break
-            impatient.serves()
-            time.sleep(0.1)
-    assert impatient.lines.texts() == [
-        "Connection over: The connection ended: its handshake took more than 1 s."
-    ]
+    for number in itertools.count():
+        server.receive(initial(frames, destination_id, source_id, number), ADDRESS, now)
+        if server.lost is not None:
+            break
+        assert server.datagrams_to_send(now)
+        frames = [PING]
+        now += 0.1
+    assert now - 0.1 <= HANDSHAKE_TIMEOUT_S < now
+    assert str(server.lost) == "The connection ended: its handshake took more than 10 s."
+    assert server.state is ConnectionState.CLOSED
 
 
 # ---- datagrams that are none

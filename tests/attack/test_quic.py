@@ -7,7 +7,8 @@ import pytest
 from aioquic.h3.connection import ErrorCode
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
-from helpers.connection.aioquic_inside import flow_control
+from helpers.connection.aioquic_inside import STREAM_WINDOW_BYTES, quic
+from helpers.connection.aioquic_inside.quic import MAX_UNIDIRECTIONAL_STREAMS
 from helpers.stream.halves import MAX_WAITING_DATAGRAM_BYTES
 from tests.attack.tools import GET, WAIT_S, Attacker, headers, request, varint
 
@@ -27,7 +28,7 @@ BROKEN = {
     "a stream far above it": (STREAM, piece(4 * 2**50, 0), QuicErrorCode.STREAM_LIMIT_ERROR),
     "a stream for nobody too many": (
         STREAM,
-        piece(2 + 4 * flow_control.MAX_UNIDIRECTIONAL_STREAMS, 0),
+        piece(2 + 4 * MAX_UNIDIRECTIONAL_STREAMS, 0),
         QuicErrorCode.STREAM_LIMIT_ERROR,
     ),
     "the server's own stream": (STREAM, piece(1, 0), QuicErrorCode.STREAM_STATE_ERROR),
@@ -38,7 +39,7 @@ BROKEN = {
     ),
     "data beyond the stream's window": (
         STREAM,
-        piece(4, flow_control.STREAM_WINDOW_BYTES),
+        piece(4, STREAM_WINDOW_BYTES),
         QuicErrorCode.FLOW_CONTROL_ERROR,
     ),
     "data beyond all windows": (STREAM, piece(4, HUGE - 1), QuicErrorCode.FLOW_CONTROL_ERROR),
@@ -127,7 +128,7 @@ def test_data_in_crumbs_closes_the_connection(target, frame_type):
 
 
 def test_a_peer_that_acknowledges_nothing_is_not_kept_for_ever(target, monkeypatch):
-    monkeypatch.setattr(flow_control, "MAX_UNACKNOWLEDGED_PACKETS", 50)
+    monkeypatch.setattr(quic, "MAX_UNACKNOWLEDGED_PACKETS", 50)
     with Attacker(target.port) as attacker:
         ours = target.connection_of(attacker)
         for _ in range(200):
@@ -149,4 +150,4 @@ def test_datagrams_that_nobody_fetches_are_few_and_small(target):
         for _ in range(10):
             attacker.frame(QuicFrameType.DATAGRAM_WITH_LENGTH, varint(len(content)) + content)
             target.serves()
-        assert len(ours.streams[4].receiving.datagrams) == MAX_WAITING_DATAGRAM_BYTES // 60_000
+        assert len(ours.streams[4].receiving._datagrams) == MAX_WAITING_DATAGRAM_BYTES // 60_000

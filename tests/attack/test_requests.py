@@ -9,6 +9,7 @@ import weakref
 import pytest
 from aioquic.h3.connection import ErrorCode
 
+from helpers.connection import ConnectionState
 from helpers.errors import BodyTooLarge
 from tests.attack.tools import GET, Attacker, data, headers, request
 
@@ -84,6 +85,7 @@ def test_a_body_that_breaks_off_is_one_line_and_no_error_of_the_handler(target):
     with Attacker(target.port) as attacker:
         attacker.write(0, request(b"/length", extra, method=b"POST") + data(b"four"), fin=True)
         assert attacker.answer().reset == ErrorCode.H3_MESSAGE_ERROR
+    target.serves()  # by then the handler has ended, whose turn may come after the reset's
     assert said(target) == [
         "POST /length: The message on stream 0 is malformed: its content-length says 100 bytes, "
         "4 came."
@@ -174,30 +176,54 @@ def test_a_task_that_hands_its_error_to_a_handler_goes_on(target, monkeypatch):
     target.server.errors.clear()
 
 
-def test_what_breaks_aioquic_all_the_same_ends_its_own_connection_alone(target, monkeypatch):
-    """Nothing is known that does; what has come with it is dropped."""
+def stumble(*_, **__):
+    raise IndexError("out of range")
 
-    def stumble(event):
-        raise IndexError("out of range")
 
+def break_a_datagram(ours):
+    ours.quic.receive_datagram = stumble
+
+
+def break_an_event(ours):
+    ours._http.handle_event = stumble
+
+
+def break_the_timer(ours):
+    ours.quic.handle_timer = stumble
+
+
+@pytest.mark.parametrize(
+    ("do_break", "what"),
+    [
+        (break_a_datagram, "it broke the parser"),
+        (break_an_event, "it broke the parser"),
+        (break_the_timer, "its timer broke"),
+    ],
+)
+def test_what_breaks_aioquic_all_the_same_ends_its_own_connection_alone(target, do_break, what):
+    """Nothing is known that does; what has come with it is dropped, and it is told once."""
     with Attacker(target.port) as attacker, Attacker(target.port) as other:
         other.ask()
-        monkeypatch.setattr(target.connection_of(attacker)._http, "handle_event", stumble)
+        ours = target.connection_of(attacker)
+        do_break(ours)
+        # It is read, and acknowledged a moment later.
         attacker.frames([(0x0A, b"\x04\1x"), (0x0A, b"\x08\1x")])
+        other.write(4, request(), fin=True)
         assert attacker.closes() == ErrorCode.H3_INTERNAL_ERROR
-        assert b"hello" in other.ask(stream_id=4)
+        assert b"hello" in other.answer(4).data
+        other.until(lambda: ours.state is ConnectionState.CLOSED)  # its closing period is over
+        assert b"hello" in other.ask(stream_id=8)
+        assert ours not in target.connections
     (told,) = target.lines.alarms()
     assert told.startswith("Closing the connection with ('127.0.0.1', ")
+    assert told.endswith(what)
     target.lines.records.clear()
 
 
-def test_a_connection_whose_packets_cannot_be_built_is_given_up(target, monkeypatch):
-    def stumble(now):
-        raise AssertionError("Packet is too large")
-
+def test_a_connection_whose_packets_cannot_be_built_is_given_up(target):
     with Attacker(target.port) as attacker:
         ours = target.connection_of(attacker)
-        monkeypatch.setattr(ours.quic, "datagrams_to_send", stumble)
+        ours.quic.datagrams_to_send = stumble
         attacker.write(4, request(), fin=True)
         attacker.until(lambda: ours.lost is not None)
     (told,) = target.lines.alarms()

@@ -6,8 +6,7 @@ import time
 import pytest
 from aioquic.h3.connection import FrameType
 
-from helpers.connection.aioquic_inside.flow_control import UNACKNOWLEDGED_LIMIT_BYTES
-from helpers.stream.stream import MAX_DATA_FRAME_BYTES
+from helpers.stream.halves import MAX_DATA_FRAME_BYTES, UNACKNOWLEDGED_LIMIT_BYTES
 from tests.attack.conftest import AT_ONCE_S
 from tests.attack.tools import Attacker, request, varint
 

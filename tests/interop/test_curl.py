@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from helpers.connection.aioquic_inside import flow_control
+from helpers.connection.aioquic_inside.quic import QUICLayer
 
 curl_cffi = pytest.importorskip("curl_cffi", reason="needs the package curl_cffi")
 
@@ -235,13 +235,13 @@ def test_many_requests_on_one_connection(server, curl):
 def announced(monkeypatch):
     """What each peer announces as max_udp_payload_size, in bytes."""
     sizes = []
-    peer_max_udp_payload_bytes = flow_control._peer_max_udp_payload_bytes
+    peer_max_udp_payload_bytes = QUICLayer._peer_max_udp_payload_bytes
 
     def remember(quic):
         sizes.append(peer_max_udp_payload_bytes(quic))
         return sizes[-1]
 
-    monkeypatch.setattr(flow_control, "_peer_max_udp_payload_bytes", remember)
+    monkeypatch.setattr(QUICLayer, "_peer_max_udp_payload_bytes", remember)
     return sizes
 
 

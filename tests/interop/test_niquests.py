@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from helpers.connection.aioquic_inside import flow_control
+from helpers.connection.aioquic_inside.quic import LOOPBACK_DATAGRAM_BYTES, QUICLayer
 
 niquests = pytest.importorskip("niquests", reason="needs the package niquests")
 
@@ -88,13 +88,13 @@ def test_bodies_both_ways(server, session):
 
 def test_large_datagrams_stay_below_what_niquests_takes(server, session, monkeypatch):
     announced = []
-    peer_max_udp_payload_bytes = flow_control._peer_max_udp_payload_bytes
+    peer_max_udp_payload_bytes = QUICLayer._peer_max_udp_payload_bytes
 
     def remember(quic):
         announced.append(peer_max_udp_payload_bytes(quic))
         return announced[-1]
 
-    monkeypatch.setattr(flow_control, "_peer_max_udp_payload_bytes", remember)
+    monkeypatch.setattr(QUICLayer, "_peer_max_udp_payload_bytes", remember)
 
     @server.route("/body")
     async def body(request, response):
@@ -104,7 +104,7 @@ def test_large_datagrams_stay_below_what_niquests_takes(server, session, monkeyp
     content = session.get(server.url("/body")).content
     assert content == PIECE * (BODY_BYTES // len(PIECE))
     assert announced
-    assert all(size < flow_control.LOOPBACK_DATAGRAM_BYTES for size in announced)
+    assert all(size < LOOPBACK_DATAGRAM_BYTES for size in announced)
 
 
 def test_trailers(server, session):

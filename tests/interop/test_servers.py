@@ -17,7 +17,7 @@ from aioquic.quic import connection
 from aioquic.quic.events import StopSendingReceived
 
 from helpers.client import AsyncHTTP3Transport
-from helpers.connection.aioquic_inside import flow_control
+from helpers.connection.aioquic_inside.quic import DEFAULT_MAX_UDP_PAYLOAD_BYTES, QUICLayer
 from tests.interop.processes import gtls_server, server_process
 from tests.interop.scripted import Scripted, scripted_server
 
@@ -31,13 +31,13 @@ BODY = PIECE * 150  # 10 MB
 def announced(monkeypatch):
     """What each server announces as max_udp_payload_size, in bytes."""
     sizes = []
-    peer_max_udp_payload_bytes = flow_control._peer_max_udp_payload_bytes
+    peer_max_udp_payload_bytes = QUICLayer._peer_max_udp_payload_bytes
 
     def remember(quic):
         sizes.append(peer_max_udp_payload_bytes(quic))
         return sizes[-1]
 
-    monkeypatch.setattr(flow_control, "_peer_max_udp_payload_bytes", remember)
+    monkeypatch.setattr(QUICLayer, "_peer_max_udp_payload_bytes", remember)
     return sizes
 
 
@@ -66,7 +66,7 @@ def test_hypercorn_streams_chunk_by_chunk(client, hypercorn):
 
 def test_hypercorn_sends_a_big_body(client, hypercorn, announced):
     assert client.get(hypercorn.url(f"/body?{len(BODY)}")).content == BODY
-    assert announced == [flow_control.DEFAULT_MAX_UDP_PAYLOAD_BYTES]
+    assert announced == [DEFAULT_MAX_UDP_PAYLOAD_BYTES]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "iterator"])
@@ -142,7 +142,7 @@ def test_aioquic_echoes_big_bodies_both_ways(client, credentials, announced):
         response = client.post(f"https://127.0.0.1:{port}/", content=BODY)
     assert response.content == BODY
     assert response.extensions["trailers"] == {"x-bytes": str(len(BODY))}
-    assert announced == [flow_control.DEFAULT_MAX_UDP_PAYLOAD_BYTES]
+    assert announced == [DEFAULT_MAX_UDP_PAYLOAD_BYTES]
 
 
 def test_datagrams_are_as_large_as_the_server_announces(client, credentials, monkeypatch):

@@ -1,1 +1,14 @@
-"""What relies on aioquic's inside, and on nothing but that."""
+"""All that relies on what aioquic does not promise: its private names, texts and constants.
+
+`quic` is its QUIC connection and `http3` its HTTP/3 layer, each with what is missing there.
+tests/test_aioquic_inside.py fails when aioquic changes under any of it.
+"""
+
+from helpers.connection.aioquic_inside.http3 import HTTP3Layer
+from helpers.connection.aioquic_inside.quic import (
+    CONNECTION_WINDOW_BYTES,
+    STREAM_WINDOW_BYTES,
+    QUICLayer,
+)
+
+__all__ = ["CONNECTION_WINDOW_BYTES", "STREAM_WINDOW_BYTES", "HTTP3Layer", "QUICLayer"]

@@ -1,0 +1,304 @@
+"""aioquic's QUIC with what a real server and client need of it and it has no public way for.
+
+QUIC gives every stream a receive window (RFC 9000 section 4): the reader says up to which offset it
+accepts data (MAX_STREAM_DATA), the writer stops there. Backpressure end to end needs two things:
+
+1. The window must follow what the application has READ. aioquic doubles it as soon as half of it
+   has ARRIVED, so a reader that sleeps ends up with everything in memory. Here it follows what was
+   read, plus one window.
+2. A writer must know how much of its data is still unacknowledged, in order to wait.
+
+The rest is smaller: why a connection is closing, what a hostile peer may cost, the certificate of a
+failed handshake, the size of datagrams.
+"""
+
+import ipaddress
+from collections.abc import Callable
+
+import aioquic
+from aioquic.buffer import Buffer, size_uint_var
+from aioquic.h3.connection import ErrorCode
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicReceiveContext
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicFrameType,
+    pull_quic_transport_parameters,
+)
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream
+from aioquic.tls import Epoch, ExtensionType
+from cryptography.x509 import Certificate
+
+from helpers.errors import ConnectionLost, in_one_line
+
+AIOQUIC_VERSION = "1.7.2"
+if aioquic.__version__ != AIOQUIC_VERSION:
+    raise ImportError(
+        f"The helpers need aioquic {AIOQUIC_VERSION}, and this is {aioquic.__version__}: they rely "
+        "on its inside. Install what requirements.txt says."
+    )
+
+# How far a peer may send ahead of what the application has read, per stream.
+STREAM_WINDOW_BYTES = 512 * 1024
+HALF_A_WINDOW_BYTES = STREAM_WINDOW_BYTES // 2
+# HTTP/3 has three of them (RFC 9114 section 6.2); each may hold a window, for nobody.
+MAX_UNIDIRECTIONAL_STREAMS = 16
+# The same for the whole connection at its start. aioquic raises it with what arrives; the stream
+# windows bound the memory, so one stalled stream never holds up its siblings.
+CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
+# Loopback has no 1500-byte links. 16383 is the most that the length field of aioquic's STREAM
+# frame holds (_write_stream_frame: push_uint16(length | 0x4000)).
+LOOPBACK_DATAGRAM_BYTES = 16000
+DEFAULT_MAX_UDP_PAYLOAD_BYTES = 65527  # RFC 9000 section 18.2, where the peer announces none
+SHORT_HEADER_BYTES = 3  # without the connection ID: first byte and packet number
+AEAD_TAG_BYTES = 16
+MAX_STREAM_DATA_FRAME_BYTES = 1 + 8 + 8
+# Pieces that wait for an earlier one: aioquic takes 1.5 s over 8,000 in one datagram. Where packets
+# are lost, a window has some 200.
+MAX_WAITING_PIECES = 1000
+MAX_UNACKNOWLEDGED_PACKETS = 50_000  # 36 MB of them
+# How far a handshake may run ahead of a gap: with aioquic's 512 KiB (MAX_PENDING_CRYPTO) a
+# stranger's one datagram costs 630 KB.
+MAX_PENDING_CRYPTO_BYTES = 64 * 1024
+# aioquic's own words for an end that no frame announced.
+IDLE_TIMEOUT_TEXT = "Idle timeout"
+
+
+class QUICLayer(QuicConnection):
+    """aioquic's QUIC connection with receive windows that follow the reader.
+
+    `unread_bytes(stream_id)` tells what has arrived and was not read yet. `original_id` is the
+    connection ID that a server's client began with; `retry_id` the one that it was told by a Retry.
+    There is no I/O here: who owns it, calls it, from one thread.
+    """
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        unread_bytes: Callable[[int], int],
+        original_id: bytes | None = None,
+        retry_id: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_id,
+            retry_source_connection_id=retry_id,
+        )
+        self._unread_bytes = unread_bytes
+        limit = self._local_max_streams_uni
+        limit.value = limit.sent = MAX_UNIDIRECTIONAL_STREAMS
+
+    # ---- the writer's side of flow control
+
+    def unacknowledged_bytes(self, stream_id: int) -> int:
+        """Return how many bytes written to the stream the peer has not acknowledged yet."""
+        # The sender's buffer holds what is not acknowledged.
+        stream = self._streams.get(stream_id)
+        return stream.sender._buffer_stop - stream.sender._buffer_start if stream else 0
+
+    def has_unacknowledged_data(self) -> bool:
+        """Return whether any request stream has data or a FIN that the peer has not acknowledged.
+
+        The streams of HTTP/3 itself (control, QPACK) do not count: nobody waits for them.
+        """
+        return any(
+            stream.sender._buffer_stop > stream.sender._buffer_start
+            or (stream.sender._buffer_fin is not None and not stream.sender.is_finished)
+            for stream_id, stream in self._streams.items()
+            if stream_id % 4 == 0 and stream.sender._reset_error_code is None
+        )
+
+    def is_stopped(self, stream_id: int) -> bool:
+        """Return whether the peer wants nothing of this stream any more (STOP_SENDING)."""
+        # aioquic resets the sender as soon as the frame comes.
+        stream = self._streams.get(stream_id)
+        return stream is None or stream.sender._reset_error_code is not None
+
+    def stream_available(self) -> bool:
+        """Return whether the peer allows one more request stream now (RFC 9000 section 4.6).
+
+        aioquic queues streams above the limit silently, and then sends a RESET_STREAM for a queued
+        one, for which the peer closes the connection; so a client waits instead of queueing.
+        """
+        return self.get_next_available_stream_id() // 4 < self._remote_max_streams_bidi
+
+    # ---- the reader's side of flow control
+
+    def grant_due(self, stream_id: int) -> bool:
+        """Return whether the reader has read so much that the peer should hear of it."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return False
+        # Mostly not even what has arrived is enough.
+        if stream.receiver._buffer_start + HALF_A_WINDOW_BYTES < stream.max_stream_data_local:
+            return False
+        return self._next_limit(stream) > stream.max_stream_data_local
+
+    def _next_limit(self, stream: QuicStream) -> int:
+        arrived = stream.receiver._buffer_start
+        limit = arrived - self._unread_bytes(_id_of(stream)) + STREAM_WINDOW_BYTES
+        # In steps of half a window, or every packet would carry a grant.
+        if limit - stream.max_stream_data_local < HALF_A_WINDOW_BYTES:
+            return stream.max_stream_data_local
+        return limit
+
+    def _write_stream_limits(
+        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
+    ) -> None:
+        # Called for each stream as a packet is written; aioquic's doubles the limit here.
+        limit = stream.max_stream_data_local
+        # A stream of our own in one direction has no receive side: its limit is 0 and stays so.
+        if not limit or stream.receiver.is_finished:
+            return
+        # Mostly not even what has arrived is enough.
+        if stream.receiver._buffer_start + HALF_A_WINDOW_BYTES >= limit:
+            stream.max_stream_data_local = self._next_limit(stream)
+        if stream.max_stream_data_local_sent == stream.max_stream_data_local:
+            return
+        frame = builder.start_frame(
+            QuicFrameType.MAX_STREAM_DATA,
+            capacity=MAX_STREAM_DATA_FRAME_BYTES,
+            handler=self._on_max_stream_data_delivery,
+            handler_args=(stream,),
+        )
+        frame.push_uint_var(_id_of(stream))
+        frame.push_uint_var(stream.max_stream_data_local)
+        stream.max_stream_data_local_sent = stream.max_stream_data_local
+        if self._quic_logger is not None and builder.quic_logger_frames is not None:
+            builder.quic_logger_frames.append(
+                self._quic_logger.encode_max_stream_data_frame(
+                    maximum=stream.max_stream_data_local, stream_id=_id_of(stream)
+                )
+            )
+
+    # ---- datagrams
+
+    def limit_load(self) -> None:
+        """Close the connection where its peer costs more than it may (H3_EXCESSIVE_LOAD)."""
+        excess = self._excess()
+        if excess is not None:
+            self.close(ErrorCode.H3_EXCESSIVE_LOAD, reason_phrase=excess)
+
+    def _excess(self) -> str | None:
+        for stream in (*self._streams.values(), *self._crypto_streams.values()):
+            if len(stream.receiver._ranges) > MAX_WAITING_PIECES:
+                return f"more than {MAX_WAITING_PIECES} pieces wait for an earlier one"
+        for space in self._spaces.values():
+            if len(space.sent_packets) > MAX_UNACKNOWLEDGED_PACKETS:
+                return f"more than {MAX_UNACKNOWLEDGED_PACKETS} packets are not acknowledged"
+        return None
+
+    def _handle_crypto_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        start = buf.tell()
+        end_of_frame = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(start)
+        receiver = self._crypto_streams[context.epoch].receiver
+        if end_of_frame - receiver.starting_offset() > MAX_PENDING_CRYPTO_BYTES:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+                frame_type=frame_type,
+                reason_phrase="too much crypto buffering",
+            )
+        super()._handle_crypto_frame(context, frame_type, buf)
+
+    def acknowledge_now(self) -> None:
+        """Let the next packet carry the acknowledgement that would leave on its own 1 ms later.
+
+        Called when data is about to leave anyway: a request and its response then take one packet
+        each, not two.
+        """
+        space = self._spaces.get(Epoch.ONE_RTT)
+        if space is not None and space.ack_at is not None:
+            space.ack_at = 0.0
+
+    def raise_datagram_size(self, max_send_bytes: int) -> None:
+        """Let datagrams grow to 16000 bytes, after the handshake and on loopback only.
+
+        Python pays per packet, so this is worth a factor of five there. Never more than the socket
+        sends (`max_send_bytes`) or the peer announced as max_udp_payload_size (RFC 9000 section
+        18.2), and never towards another machine, where it would need path MTU discovery (RFC 9000
+        section 14.3).
+        """
+        address = self.get_peer_address()
+        if address is None or not ipaddress.ip_address(address[0].split("%")[0]).is_loopback:
+            return
+        peer_limit_bytes = self._peer_max_udp_payload_bytes()
+        size_bytes = min(LOOPBACK_DATAGRAM_BYTES, max_send_bytes, peer_limit_bytes)
+        if size_bytes > self._max_datagram_size:
+            self._max_datagram_size = size_bytes
+            self._loss._pacer._max_datagram_size = size_bytes
+            # Each congestion control of aioquic has it, their base class does not.
+            vars(self._loss._cc)["_max_datagram_size"] = size_bytes
+            # RFC 9002 section 7.2: the first window is two datagrams at least. In less than one, an
+            # HTTP datagram of full size would wait for ever.
+            window = self._loss._cc.congestion_window
+            self._loss._cc.congestion_window = max(window, 2 * size_bytes)
+
+    def _peer_max_udp_payload_bytes(self) -> int:
+        # aioquic checks this parameter and forgets it (_parse_transport_parameters): read it again.
+        for extension, data in self.tls.received_extensions or []:
+            if extension == ExtensionType.QUIC_TRANSPORT_PARAMETERS:
+                announced = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size
+                return announced if announced is not None else DEFAULT_MAX_UDP_PAYLOAD_BYTES
+        return 0
+
+    def max_datagram_payload_bytes(self, stream_id: int) -> int:
+        """Return the longest payload of one HTTP datagram (RFC 9297) now; 0 where none may be sent.
+
+        A longer one would stay at the head of aioquic's queue for ever.
+        """
+        peer_limit_bytes = self._remote_max_datagram_frame_size or 0
+        packet_overhead = SHORT_HEADER_BYTES + len(self._peer_cid.cid) + AEAD_TAG_BYTES
+        frame_bytes = min(peer_limit_bytes, self._max_datagram_size - packet_overhead)
+        frame_overhead = 1 + size_uint_var(frame_bytes) + size_uint_var(stream_id // 4)
+        return max(0, frame_bytes - frame_overhead)
+
+    # ---- beginning and end
+
+    @property
+    def peer_certificate(self) -> Certificate | None:
+        """The certificate that the peer presented, also where the handshake then failed."""
+        tls = getattr(self, "tls", None)  # missing until the first packet is made
+        return tls._peer_certificate if tls is not None else None
+
+    def forget_handshake(self) -> None:
+        """Drop the buffers that the finished handshake was written into, 16 KiB each."""
+        for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
+            self._crypto_buffers.pop(epoch, None)
+
+    def why_closing(self) -> ConnectionLost | None:
+        """Return why the connection is closing, as soon as that is known; None while it is not.
+
+        aioquic's public event comes when the draining period is over (RFC 9000 section 10.2), three
+        probe timeouts later; a handler should know at once.
+        """
+        event = self._close_event
+        if event is None:
+            return None
+        # aioquic quotes what it complains of; a reason longer than one packet would never leave.
+        event.reason_phrase = in_one_line(event.reason_phrase)
+        if event.reason_phrase == IDLE_TIMEOUT_TEXT:  # no code came from the peer
+            silence_s = self.configuration.idle_timeout
+            return ConnectionLost(None, f"nothing came for {silence_s:g} s, the peer has vanished")
+        return ConnectionLost(
+            event.error_code, event.reason_phrase, transport=event.frame_type is not None
+        )
+
+    def dismantle(self) -> None:
+        """Take the closed connection apart, so that its memory is free at once.
+
+        Its parts hold each other: frame handlers, keys and loss recovery are full of its bound
+        methods. Nothing may be called on it any more.
+        """
+        for space in self._spaces.values():
+            space.sent_packets.clear()  # some hold their space, for the acknowledgement to come
+        self.__dict__.clear()
+
+
+def _id_of(stream: QuicStream) -> int:
+    assert stream.stream_id is not None, "a stream of CRYPTO frames has no window"
+    return stream.stream_id
