@@ -1,8 +1,7 @@
-"""Both ends of one stream on one loop, with real sockets between them."""
+"""Both ends of one stream: most in memory, with a clock of their own, a few with real sockets."""
 
 import asyncio
 import contextlib
-import functools
 import gc
 import warnings
 
@@ -10,12 +9,8 @@ import pytest
 from aioquic.h3.connection import ErrorCode
 
 from helpers.client import AsyncHTTP3Transport
-from helpers.connection import driver
-from helpers.connection.aioquic_inside.flow_control import (
-    STREAM_WINDOW_BYTES,
-    UNACKNOWLEDGED_LIMIT_BYTES,
-)
-from helpers.connection.http3 import new_configuration
+from helpers.connection import ConnectionState, new_configuration
+from helpers.connection.aioquic_inside import STREAM_WINDOW_BYTES
 from helpers.errors import (
     ClientDisconnected,
     ConnectionLost,
@@ -23,10 +18,12 @@ from helpers.errors import (
     StreamReset,
     UsageError,
 )
+from helpers.exchange import Response
 from helpers.server.listener import Listener
-from helpers.stream import HTTP3Stream
-from helpers.stream.halves import MAX_WAITING_DATAGRAMS, Half
-from helpers.stream.stream import MAX_DATA_FRAME_BYTES
+from helpers.stream import MAX_DATA_FRAME_BYTES, Half, HTTP3Stream
+from helpers.stream.halves import MAX_WAITING_DATAGRAMS, UNACKNOWLEDGED_LIMIT_BYTES
+from tests.pair import POST as REQUEST
+from tests.pair import Pair
 
 pytestmark = pytest.mark.anyio  # says nothing to tests that are not async
 
@@ -35,20 +32,16 @@ WAIT_S = 30.0
 
 
 class Link:
-    """A client's connection to a listener, and the streams that arrive there."""
+    """A client's connection to a listener, on real sockets, and the streams that arrive there."""
 
     def __init__(self, credentials):
         configuration = new_configuration(is_client=False)
         configuration.load_cert_chain(credentials.cert_file, credentials.key_file)
-        self._listener = Listener(configuration, self._accept)
+        self._listener = Listener(configuration, self._accept, lambda stream: None)
         self._transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
         self._accepted = asyncio.Queue()
-        self.requests = 0
-        self.server = self.client = None  # the two ends of the connection
 
-    def _accept(self, connection, stream, fields):
-        self.requests += 1
-        self.server = connection
+    def _accept(self, stream, fields, address):
         self._accepted.put_nowait(stream)
 
     async def __aenter__(self):
@@ -58,37 +51,14 @@ class Link:
     async def streams(self):
         """The two ends of a new stream: the client's, and the server's."""
         ours = await self._transport.open_stream("POST", f"https://127.0.0.1:{self.port}/")
-        self.client = ours._carrier
-        return ours, await soon(self._accepted.get())
+        return ours, await self.soon(self._accepted.get())
 
-    async def round_trip(self):
-        """Return when all that was sent before has arrived and was answered."""
-        ours, theirs = await self.streams()
-        theirs.send_header(ANSWER, end_stream=True)
-        await ours.close()
-        assert await soon(ours.read()) == b""
-
-    async def fill(self, stream):
-        """Return a task that writes to the server's end, once it waits for the client."""
-
-        async def write_on():
-            while True:
-                await stream.write(bytes(64 * 1024))
-
-        writing = asyncio.create_task(write_on())
-        unacknowledged = functools.partial(self.server.unacknowledged_bytes, stream.stream_id)
-        while unacknowledged() <= UNACKNOWLEDGED_LIMIT_BYTES:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        await self.round_trip()
-        return writing
+    async def soon(self, awaitable):
+        return await asyncio.wait_for(awaitable, WAIT_S)
 
     async def __aexit__(self, *_):
         await self._transport.aclose()
         self._listener.close()
-
-
-async def soon(awaitable):
-    return await asyncio.wait_for(awaitable, WAIT_S)
 
 
 @pytest.fixture
@@ -98,33 +68,65 @@ async def link(credentials):
 
 
 @pytest.fixture
-async def ends(link):
-    """The client's and the server's end of one stream; the server's has sent its header."""
+async def linked(link):
+    """The client's and the server's end of one stream on real sockets; the header has come."""
     ours, theirs = await link.streams()
-    theirs.send_header(ANSWER)
-    assert await soon(ours.read_header()) == ANSWER
+    theirs.sending.write_header(ANSWER)
+    theirs.sending.flush()
+    assert await link.soon(ours.read_header()) == ANSWER
     return ours, theirs
+
+
+@pytest.fixture
+async def pair(credentials):
+    """On the loop of its test, where what is made waits."""
+    return Pair(credentials).connect()
+
+
+@pytest.fixture
+async def ends(pair):
+    """The client's and the server's end of one stream; the server's has sent its header."""
+    ours, theirs = pair.streams()
+    theirs.sending.write_header(ANSWER)
+    theirs.sending.flush()
+    assert await pair.soon(ours.read_header()) == ANSWER
+    return ours, theirs
+
+
+async def fill(pair, stream):
+    """Return a task that writes to the server's end, once it waits for the client."""
+
+    async def write_on():
+        while True:
+            await stream.write(bytes(64 * 1024))
+
+    writing = asyncio.create_task(write_on())
+    await pair.run(1.0)
+    assert pair.server.unacknowledged_bytes(stream.stream_id) > UNACKNOWLEDGED_LIMIT_BYTES
+    assert not writing.done()
+    return writing
 
 
 # ---- writing
 
 
-async def test_each_write_leaves_at_once_as_one_data_frame(ends, link):
-    ours, theirs = ends
+async def test_each_write_leaves_at_once_as_one_data_frame(linked, link):
+    ours, theirs = linked
     frames = []
-    sent = link.server.send_data
-    link.server.send_data = lambda stream_id, data: (frames.append(data), sent(stream_id, data))
+    server = theirs._carrier
+    sent = server.send_data
+    server.send_data = lambda stream_id, data: (frames.append(data), sent(stream_id, data))
     for word in (b"one", b"two"):
         await theirs.write(word)
-        assert await soon(anext(ours)) == word
+        assert await link.soon(anext(ours)) == word
     assert frames == [b"one", b"two"]
 
 
 @pytest.mark.parametrize("data", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes")])
-async def test_what_is_bytes_can_be_written(ends, data):
+async def test_what_is_bytes_can_be_written(ends, data, pair):
     ours, theirs = ends
     await theirs.write(data)
-    assert await soon(anext(ours)) == b"bytes"
+    assert await pair.soon(anext(ours)) == b"bytes"
 
 
 async def test_text_is_refused_with_the_remedy(ends):
@@ -132,46 +134,47 @@ async def test_text_is_refused_with_the_remedy(ends):
         await ends[1].write("words")
 
 
-async def test_an_empty_write_sends_nothing_and_says_where_the_stream_has_ended(ends, link):
+async def test_an_empty_write_sends_nothing_and_says_where_the_stream_has_ended(ends, pair):
     ours, theirs = ends
     await theirs.write(b"")
-    await link.round_trip()
+    await pair.run()
     assert ours.receiving.unread_bytes == 0
     await theirs.close()
     with pytest.raises(UsageError, match="finished"):
         await theirs.write(b"")
 
 
-async def test_a_long_write_becomes_frames_that_wait_for_each_other(ends, link):
-    ours, theirs = ends
+async def test_a_long_write_becomes_frames_that_wait_for_each_other(linked, link):
+    ours, theirs = linked
+    server = theirs._carrier
     data = bytes(range(256)) * (4 * MAX_DATA_FRAME_BYTES // 256) + b"end"
     most = 0
-    sent = link.server.send_data
+    sent = server.send_data
 
     def send_and_look(stream_id, piece):
         nonlocal most
         assert len(piece) <= MAX_DATA_FRAME_BYTES
         sent(stream_id, piece)
-        most = max(most, link.server.unacknowledged_bytes(stream_id))
+        most = max(most, server.unacknowledged_bytes(stream_id))
 
-    link.server.send_data = send_and_look
+    server.send_data = send_and_look
     writing = asyncio.create_task(theirs.write(data))
     received = b""
     while len(received) < len(data):
-        received += await soon(anext(ours))
-    await soon(writing)
+        received += await link.soon(anext(ours))
+    await link.soon(writing)
     assert received == data
     assert most <= UNACKNOWLEDGED_LIMIT_BYTES + MAX_DATA_FRAME_BYTES + 100
 
 
-async def test_a_write_that_was_cancelled_while_it_waited_harms_nobody(ends, link):
+async def test_a_write_that_was_cancelled_while_it_waited_harms_nobody(ends, pair):
     ours, theirs = ends
-    writing = await link.fill(theirs)
+    writing = await fill(pair, theirs)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
     await theirs.close()
-    body = await soon(ours.read())
+    body = await pair.soon(ours.read())
     assert len(body) % (64 * 1024) == 0
     assert not any(body)
 
@@ -196,95 +199,97 @@ async def test_a_writer_that_never_has_to_wait_lets_others_run(ends):
 # ---- closing
 
 
-async def test_closing_finishes_one_half_and_twice_is_harmless(ends):
-    ours, theirs = ends
+async def test_closing_finishes_one_half_and_twice_is_harmless(linked, link):
+    ours, theirs = linked
     await ours.write(b"the question")
     await ours.close()
     await ours.close()
-    assert await soon(theirs.read()) == b"the question"
+    assert await link.soon(theirs.read()) == b"the question"
     assert (ours.sending.state, ours.receiving.state) == (Half.FINISHED, Half.OPEN)
     await theirs.write(b"the answer")
     await theirs.close()
-    assert await soon(ours.read()) == b"the answer"
-    assert await soon(ours.read()) == b""
+    assert await link.soon(ours.read()) == b"the answer"
+    assert await link.soon(ours.read()) == b""
     assert not ours.is_open
     assert not theirs.is_open
     with pytest.raises(UsageError, match="Stream 0 is finished by its writer"):
         await theirs.write(b"more")
 
 
-async def test_async_with_closes(ends, link):
+async def test_async_with_closes(ends, pair):
     ours, theirs = ends
     async with theirs:
         await theirs.write(b"all")
-    assert await soon(ours.read()) == b"all"
+    assert await pair.soon(ours.read()) == b"all"
     # What the client would still send is of no use: it is asked to stop.
-    await link.round_trip()
+    await pair.run()
     with pytest.raises(StreamReset, match="STOP_SENDING, H3_NO_ERROR"):
         await ours.write(b"more")
 
 
-async def test_async_with_resets_where_its_block_raised(ends):
+async def test_async_with_resets_where_its_block_raised(ends, pair):
     ours, theirs = ends
     with contextlib.suppress(ZeroDivisionError):
         async with theirs:
             await theirs.write(b"half")
             raise ZeroDivisionError
-    assert await soon(anext(ours)) == b"half"
+    assert await pair.soon(anext(ours)) == b"half"
     with pytest.raises(StreamReset) as caught:
-        await soon(anext(ours))
+        await pair.soon(anext(ours))
     assert caught.value.error_code == ErrorCode.H3_INTERNAL_ERROR
 
 
-async def test_trailers_go_both_ways(ends):
+async def test_trailers_go_both_ways(ends, pair):
     ours, theirs = ends
     await ours.write(b"question")
     await ours.close({"X-Sum": "8"})
     await theirs.write(b"answer")
     await theirs.close({"x-sum": "6"})
-    assert await soon(theirs.read()) == b"question"
-    assert await soon(ours.read()) == b"answer"
+    assert await pair.soon(theirs.read()) == b"question"
+    assert await pair.soon(ours.read()) == b"answer"
     assert theirs.trailers == [(b"x-sum", b"8")]
     assert ours.trailers == [(b"x-sum", b"6")]
 
 
-async def test_trailers_of_a_request_that_nobody_holds_any_more_are_no_request(link):
-    ours, theirs = await link.streams()
-    theirs.send_header(ANSWER, end_stream=True)
+async def test_trailers_of_a_request_that_nobody_holds_any_more_are_no_request(pair):
+    ours, theirs = pair.streams()
+    theirs.sending.write_header(ANSWER, end_stream=True)
+    theirs.sending.flush()
     del theirs
-    gc.collect()
+    pair.requests.clear()
+    assert list(pair.server.streams) == []
     await ours.close({"x-sum": "0"})
-    await soon(ours.read())
-    await link.round_trip()
-    assert link.requests == 2
+    assert await pair.soon(ours.read()) == b""
+    await pair.run()
+    assert pair.requests == []
 
 
 # ---- reading
 
 
-async def test_receive_gives_all_that_has_arrived_and_nothing_at_the_end(ends, link):
+async def test_receive_gives_all_that_has_arrived_and_nothing_at_the_end(ends, pair):
     ours, theirs = ends
     await theirs.write(b"one")
     await theirs.write(b"two")
     await theirs.close()
-    await link.round_trip()
-    assert b"".join(await soon(ours.receive())) == b"onetwo"
-    assert await soon(ours.receive()) == []
+    await pair.run()
+    assert b"".join(await pair.soon(ours.receive())) == b"onetwo"
+    assert await pair.soon(ours.receive()) == []
     assert [chunk async for chunk in ours] == []
 
 
-async def test_reading_alone_lets_the_peer_go_on(ends, link, monkeypatch):
+async def test_reading_alone_lets_the_peer_go_on(ends, pair):
     """What is read is granted at once, not with some later packet."""
-    monkeypatch.setattr(driver, "KEEP_ALIVE_AFTER_S", 3600)
     ours, theirs = ends
-    writing = await link.fill(theirs)
-    read_bytes = 0
+    writing = await fill(pair, theirs)
+    begun_at, read_bytes = pair.now, 0
     while read_bytes < 4 * STREAM_WINDOW_BYTES:
-        read_bytes += sum(map(len, await soon(ours.receive())))
+        read_bytes += sum(map(len, await pair.soon(ours.receive())))
+    assert pair.now - begun_at < 0.1  # the next sign of life comes later
     writing.cancel()
 
 
-async def test_a_read_that_was_cancelled_loses_nothing(ends):
+async def test_a_read_that_was_cancelled_loses_nothing(ends, pair):
     ours, theirs = ends
     reading = asyncio.create_task(ours.receive())
     await asyncio.sleep(0)
@@ -292,90 +297,88 @@ async def test_a_read_that_was_cancelled_loses_nothing(ends):
     await theirs.write(b"for the next one")
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert await soon(ours.receive()) == [b"for the next one"]
+    assert await pair.soon(ours.receive()) == [b"for the next one"]
 
 
-async def test_the_header_cannot_come_after_the_end(link):
-    ours, theirs = await link.streams()
+async def test_the_header_cannot_come_after_the_end(pair):
+    ours, theirs = pair.streams()
     await theirs.close()
     with pytest.raises(StreamReset, match="FIN, H3_REQUEST_INCOMPLETE"):
-        await soon(ours.read_header())
+        await pair.soon(ours.read_header())
 
 
 # ---- the peer ends it
 
 
-async def test_a_reset_comes_after_what_arrived_before_it(ends):
+async def test_a_reset_comes_after_what_arrived_before_it(ends, pair):
     ours, theirs = ends
     await theirs.write(b"half of it")
     theirs.reset(ErrorCode.H3_INTERNAL_ERROR)
-    assert await soon(anext(ours)) == b"half of it"
+    assert await pair.soon(anext(ours)) == b"half of it"
     for _ in range(2):
         with pytest.raises(StreamReset) as caught:
-            await soon(anext(ours))
+            await pair.soon(anext(ours))
         assert str(caught.value) == (
             "The peer ended stream 0 with RESET_STREAM, H3_INTERNAL_ERROR (0x102)."
         )
     assert ours.receiving.state is Half.RESET
     await ours.write(b"the other half goes on")
-    assert await soon(anext(theirs)) == b"the other half goes on"
+    assert await pair.soon(anext(theirs)) == b"the other half goes on"
 
 
-async def test_a_reset_wakes_who_waits_in_a_write(ends, link):
+async def test_a_reset_wakes_who_waits_in_a_write(ends, pair):
     _, theirs = ends
-    writing = await link.fill(theirs)
+    writing = await fill(pair, theirs)
     theirs.reset()
     with pytest.raises(UsageError, match="reset by its writer"):
-        await soon(writing)
+        await pair.soon(writing)
 
 
-async def test_a_server_whose_client_stops_reading_gets_client_disconnected(ends, link):
+async def test_a_server_whose_client_stops_reading_gets_client_disconnected(ends, pair):
     ours, theirs = ends
-    abandoned = []
-    theirs.on_abandoned = lambda: abandoned.append(True)
-    writing = await link.fill(theirs)
+    writing = await fill(pair, theirs)
     ours.stop(0x123)
     with pytest.raises(ClientDisconnected) as caught:
-        await soon(writing)
+        await pair.soon(writing)
     assert (caught.value.stream_id, caught.value.code) == (0, 0x123)
     assert str(caught.value) == (
         "The client of stream 0 has gone: it sent STOP_SENDING with unknown error (0x123)."
     )
     assert theirs.sending.state is Half.STOPPED
-    assert abandoned == [True]
+    assert pair.abandoned == [theirs]
     with pytest.raises(ClientDisconnected):
         await theirs.write(b"more")
     await theirs.close()
 
 
-async def test_a_client_whose_server_stops_reading_gets_stream_reset(ends, link):
+async def test_a_client_whose_server_stops_reading_gets_stream_reset(ends, pair):
     ours, theirs = ends
     theirs.stop(ErrorCode.H3_NO_ERROR)
-    await link.round_trip()
+    await pair.run()
     with pytest.raises(StreamReset, match=r"STOP_SENDING, H3_NO_ERROR \(0x100\)"):
         await ours.write(b"more")
     await theirs.write(b"the answer goes on")
-    assert await soon(anext(ours)) == b"the answer goes on"
+    assert await pair.soon(anext(ours)) == b"the answer goes on"
 
 
-async def test_what_was_not_read_is_dropped_by_stop(ends, link):
+async def test_what_was_not_read_is_dropped_by_stop(ends, pair):
     ours, theirs = ends
     await theirs.write(b"too late")
-    await link.round_trip()
+    await pair.run()
     assert ours.receiving.unread_bytes == 8
     ours.stop()
     assert ours.receiving.unread_bytes == 0
-    assert await soon(ours.receive()) == []
+    assert await pair.soon(ours.receive()) == []
 
 
-async def test_a_lost_connection_ends_both_halves_on_both_ends(ends, link):
+async def test_a_lost_connection_ends_both_halves_on_both_ends(ends, pair):
     ours, theirs = ends
     waiting = [asyncio.create_task(end.read()) for end in ends]
-    link.client.close(ErrorCode.H3_NO_ERROR, "the client was closed")
+    pair.client.close(ErrorCode.H3_NO_ERROR, "the client was closed")
     with pytest.raises(ConnectionLost, match="the client was closed"):
-        await soon(waiting[0])
+        await pair.soon(waiting[0])
     with pytest.raises(ClientDisconnected, match=r"stream 0 has gone: .*the client was closed"):
-        await soon(waiting[1])
+        await pair.soon(waiting[1])
     with pytest.raises(ConnectionLost):
         await ours.write(b"more")
     with pytest.raises(ClientDisconnected):
@@ -386,25 +389,118 @@ async def test_a_lost_connection_ends_both_halves_on_both_ends(ends, link):
     await theirs.close()
 
 
-async def test_the_end_is_told_before_the_draining_period_is_over(ends, link):
-    link.server.quic.handle_timer = lambda now: None  # so it never is
-    link.client.close()
-    with pytest.raises(ClientDisconnected):
-        await soon(ends[1].read())
+async def test_the_end_is_told_before_the_draining_period_is_over(ends, pair):
+    reading = asyncio.create_task(ends[1].read())
+    await pair.run()
+    pair.client.close()
+    await pair.run()
+    assert isinstance(reading.exception(), ClientDisconnected)
+    assert pair.server.state is ConnectionState.CLOSING
+
+
+# ---- waiting in vain
+
+
+def futures():
+    """How many futures, tasks too, something holds."""
+    gc.collect()
+    return sum(isinstance(thing, asyncio.Future) for thing in gc.get_objects())
+
+
+async def wait_in_vain(wait, times):
+    """Wait for something so many times, each time no longer than one turn of the loop."""
+    for _ in range(times):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await wait()
+    await asyncio.sleep(0)  # the turn that the last one woke still holds its future
+
+
+@pytest.mark.parametrize("what", ["write", "data", "all", "header", "datagram"])
+async def test_waits_that_time_out_leave_nothing_behind(ends, pair, what):
+    _, full = ends
+    (await fill(pair, full)).cancel()
+    silent, _ = pair.streams()
+    await pair.run()
+    wait = {
+        "write": lambda: full.write(b"x"),
+        "data": lambda: anext(silent),
+        "all": silent.receive,
+        "header": silent.read_header,
+        "datagram": silent.receive_datagram,
+    }[what]
+    before = futures()
+    await wait_in_vain(wait, times=100)
+    assert futures() == before
+    for half in (full.sending, silent.receiving):
+        assert not half.is_awaited_by(asyncio.current_task())
+        assert half._happened is None or not half._happened._waiters
+
+
+async def test_waits_for_a_free_stream_that_time_out_leave_nothing_behind(link):
+    (ours, theirs), *others = [await link.streams() for _ in range(128)]
+    (driver,) = link._transport._all
+    await asyncio.sleep(0)
+    before = futures()
+    await wait_in_vain(lambda: driver.open_stream(REQUEST), times=100)
+    assert futures() == before
+    assert not driver._may_open._waiters
+    # And who waits next gets what becomes free.
+    waiting = asyncio.create_task(driver.open_stream(REQUEST))
+    for one, other in [(ours, theirs), *others]:
+        one.cancel()
+        other.cancel()
+    assert (await link.soon(waiting)).stream_id == 4 * 128
+
+
+# ---- what a learner sees
+
+
+def public(thing):
+    return [name for name in dir(thing) if not name.startswith("_")]
+
+
+def test_a_stream_has_few_names():
+    assert public(HTTP3Stream(None, 0)) == [
+        "cancel",
+        "close",
+        "is_open",
+        "read",
+        "read_header",
+        "receive",
+        "receive_datagram",
+        "receiving",
+        "reset",
+        "send_datagram",
+        "sending",
+        "stop",
+        "stream_id",
+        "trailers",
+        "write",
+    ]
+
+
+def test_a_response_shows_what_a_handler_does_and_not_what_the_server_does():
+    assert public(Response(HTTP3Stream(None, 0), "GET", "GET /")) == [
+        "flush",
+        "header_sent",
+        "state",
+        "status",
+        "take_over",
+        "write",
+        "write_header",
+        "write_trailers",
+    ]
 
 
 # ---- taken over and forgotten
 
 
-async def test_a_stream_taken_over_that_nobody_closes_is_reported(ends):
-    class Taken(HTTP3Stream):
-        """One of its own, so that the ends of the fixture play no part."""
-
-    stream = Taken(carrier=None, stream_id=44)
-    stream.owner = "GET /stream"
-    with pytest.warns(ResourceWarning) as caught:  # noqa: PT031 - what warns is the end of it
+def test_a_stream_taken_over_that_nobody_closes_is_reported():
+    stream = HTTP3Stream(carrier=None, stream_id=44)
+    stream.sending.take_over("GET /stream", discards_data=False)
+    with pytest.warns(ResourceWarning) as caught:
         del stream
-        gc.collect()
     assert str(caught[0].message) == (
         "Stream 44 of GET /stream was taken over and never closed: its client still waits. "
         "Use `async with stream:`."
@@ -413,23 +509,23 @@ async def test_a_stream_taken_over_that_nobody_closes_is_reported(ends):
 
 async def test_a_stream_that_was_closed_is_not_reported(ends):
     _, theirs = ends
-    theirs.owner = "GET /stream"
+    theirs.sending.take_over("GET /stream", discards_data=False)
     await theirs.close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        theirs.warn_if_open()
+        theirs.sending.warn_if_open()
 
 
 # ---- datagrams
 
 
-async def test_datagrams_go_both_ways_beside_the_stream(ends):
-    ours, theirs = ends
+async def test_datagrams_go_both_ways_beside_the_stream(linked, link):
+    ours, theirs = linked
     await ours.send_datagram(b"ping")
-    assert await soon(theirs.receive_datagram()) == b"ping"
+    assert await link.soon(theirs.receive_datagram()) == b"ping"
     for number in range(3):
         await theirs.send_datagram(b"pong %d" % number)
-    assert [await soon(ours.receive_datagram()) for _ in range(3)] == [
+    assert [await link.soon(ours.receive_datagram()) for _ in range(3)] == [
         b"pong 0",
         b"pong 1",
         b"pong 2",
@@ -442,12 +538,12 @@ async def test_the_first_datagram_needs_no_round_trip(credentials):
         async with Link(credentials) as link:
             ours, theirs = await link.streams()
             await ours.send_datagram(b"at once")
-            assert await soon(theirs.receive_datagram()) == b"at once"
+            assert await link.soon(theirs.receive_datagram()) == b"at once"
 
 
-async def test_a_datagram_that_fits_exactly_arrives_and_a_longer_one_is_refused(ends, link):
+async def test_a_datagram_that_fits_exactly_arrives_and_a_longer_one_is_refused(ends, pair):
     ours, theirs = ends
-    limit_bytes = link.client.max_datagram_bytes(ours.stream_id)
+    limit_bytes = pair.client.max_datagram_bytes(ours.stream_id)
     assert limit_bytes > 1000
     with pytest.raises(DatagramError) as caught:
         await ours.send_datagram(bytes(limit_bytes + 1))
@@ -456,8 +552,8 @@ async def test_a_datagram_that_fits_exactly_arrives_and_a_longer_one_is_refused(
         "connection. Send less, or write to the stream."
     )
     await ours.send_datagram(b"x" * limit_bytes)
-    assert await soon(theirs.receive_datagram()) == b"x" * limit_bytes
-    await link.round_trip()
+    assert await pair.soon(theirs.receive_datagram()) == b"x" * limit_bytes
+    await pair.run()
 
 
 def test_a_peer_that_negotiated_no_datagrams_gets_none(server, credentials):
@@ -481,21 +577,24 @@ def test_a_peer_that_negotiated_no_datagrams_gets_none(server, credentials):
     assert server.errors == []
 
 
-async def test_of_too_many_datagrams_the_oldest_are_lost(ends, link):
+async def test_of_too_many_datagrams_the_oldest_are_lost(ends, pair):
     ours, theirs = ends
     for number in range(MAX_WAITING_DATAGRAMS + 10):
         await theirs.send_datagram(b"%d" % number)
-    await link.round_trip()
-    assert len(ours.receiving.datagrams) == MAX_WAITING_DATAGRAMS
-    assert await soon(ours.receive_datagram()) == b"10"
+    await pair.run()
+    await theirs.close()
+    kept = [await pair.soon(ours.receive_datagram()) for _ in range(MAX_WAITING_DATAGRAMS)]
+    assert kept == [b"%d" % number for number in range(10, MAX_WAITING_DATAGRAMS + 10)]
+    with pytest.raises(UsageError, match="nothing comes"):
+        await pair.soon(ours.receive_datagram())
 
 
-async def test_nobody_waits_for_a_datagram_that_cannot_come(ends):
+async def test_nobody_waits_for_a_datagram_that_cannot_come(ends, pair):
     ours, theirs = ends
     waiting = asyncio.create_task(ours.receive_datagram())
     await theirs.close()
     with pytest.raises(UsageError, match="Stream 0 is finished by its writer: nothing comes"):
-        await soon(waiting)
+        await pair.soon(waiting)
 
 
 async def test_a_closed_stream_sends_no_datagram(ends):
