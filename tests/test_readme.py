@@ -1,5 +1,6 @@
 """What the README says, as far as a test can tell whether it is true."""
 
+import ast
 import asyncio
 import importlib.util
 import inspect
@@ -162,9 +163,32 @@ def test_each_place_to_stop_at_is_a_heading(row):
     assert place.strip("*") in headings
 
 
-def test_the_helpers_are_listed_in_their_reading_order():
-    listed = re.findall(r"\[(\w+)\]\(helpers/\1(?:\.py)?\)", README.split("as reading matter\n")[1])
-    assert listed == re.findall(r"^\d+\. (\w+)", helpers.__doc__, re.MULTILINE)
+def test_the_walk_through_the_helpers_is_as_short_as_it_says():
+    """Its classes with those that they inherit from, without the sections that it skips."""
+    lines = 0
+    for names, link, _ in table("read | in"):
+        source = (ROOT / LINK.search(link)[1]).read_text(encoding="utf-8")
+        classes = {n.name: n for n in ast.parse(source).body if isinstance(n, ast.ClassDef)}
+        walked = [classes[name] for name in re.findall(r"`(\w+)`", names)]
+        walked += [
+            classes[b.id] for c in walked for b in c.bases if getattr(b, "id", "") in classes
+        ]
+        for one in walked:
+            lines += one.end_lineno - one.lineno + 1
+        for skipped in names.partition("without: ")[2].split(", ") if "without" in names else ():
+            section = source.split(f"    # ---- {skipped}\n")[1].split("    # ---- ")[0]
+            section = section.split("\n\n\n")[0]
+            assert section
+            lines -= section.count("\n") + 1
+    stated = int(re.search(r"less than (\d),(\d+) lines", README).expand(r"\1\2"))
+    assert stated - 150 < lines <= stated == 1500
+
+
+def test_what_the_walk_leaves_out_is_named():
+    """A folder or module that no word in the README leads to would be found by nobody."""
+    linked = set(re.findall(r"\]\(helpers/(\w+)", README))
+    rooms = set(re.findall(r"^\d+\. (\w+)", helpers.__doc__, re.MULTILINE))
+    assert rooms <= linked
 
 
 # ---- what it shows
