@@ -36,17 +36,17 @@ from aioquic.tls import Epoch
 from cryptography import x509
 
 from helpers.connection import MAX_DATAGRAM_BYTES, aioquic_inside
-from helpers.connection.aioquic_inside import STREAM_WINDOW_BYTES, HTTP3Layer, QUICLayer
+from helpers.connection.aioquic_inside import STREAM_WINDOW_BYTES, HTTP3Layer, QUICLayer, texts
 from helpers.connection.aioquic_inside import quic as inside
 from helpers.connection.aioquic_inside.http3 import MAX_HEADER_BYTES
 from helpers.connection.aioquic_inside.quic import (
     AIOQUIC_VERSION,
-    IDLE_TIMEOUT_TEXT,
     LOOPBACK_DATAGRAM_BYTES,
     MAX_PENDING_CRYPTO_BYTES,
     MAX_UNIDIRECTIONAL_STREAMS,
 )
 from helpers.errors import HeaderTooLarge
+from helpers.stream import CONNECTION_SPECIFIC
 
 ROOT = Path(__file__).parent.parent
 LOOPBACK = ("127.0.0.1", 4433)
@@ -509,10 +509,14 @@ def test_who_has_vanished_is_told_apart_from_who_closed(pair):
         for event in iter(pair.client.next_event, None)
         if isinstance(event, quic_events.ConnectionTerminated)
     ]
-    assert terminated.reason_phrase == IDLE_TIMEOUT_TEXT
+    assert terminated.reason_phrase == texts.IDLE_TIMEOUT
     assert str(pair.client.why_closing()) == (
         "The connection ended: nothing came for 60 s, the peer has vanished."
     )
+
+
+def test_the_same_headers_are_left_out_as_aioquic_refuses():
+    assert CONNECTION_SPECIFIC == aioquic_h3.CONNECTION_SPECIFIC_HEADERS
 
 
 def test_a_reason_is_one_line_that_fits_a_packet(pair):

@@ -26,9 +26,10 @@ from helpers.certificates import describe, load_or_create, pem
 from helpers.certificates.credentials import (
     check_ca_file,
     check_key_pair,
-    explain_verification_failure,
+    explain_distrust,
     spki_sha256,
 )
+from helpers.connection import distrust_of
 from helpers.errors import CertificateFileError, UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -457,7 +458,7 @@ def test_the_hash_of_the_public_key_is_what_chromium_takes(tmp_path):
     assert base64.b64decode(spki_sha256(credentials.cert_file)) == hashlib.sha256(der).digest()
 
 
-# explain_verification_failure: the reasons come from aioquic itself
+# explain_distrust: the reasons come from aioquic itself
 
 
 def refuse(ca, certificate, name):
@@ -466,8 +467,8 @@ def refuse(ca, certificate, name):
         tls.verify_certificate(leaf, server_name=name, cadata=ca.cert_pem.bytes())
     reason = str(caught.value)
     return (
-        explain_verification_failure(leaf, name, reason),
-        explain_verification_failure(None, name, reason),
+        explain_distrust(distrust_of(reason), leaf, name, reason),
+        explain_distrust(distrust_of(reason), None, name, reason),
     )
 
 

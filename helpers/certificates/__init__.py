@@ -2,20 +2,22 @@
 
 from helpers.certificates.credentials import (
     Credentials,
+    Distrust,
     check_ca_file,
     check_key_pair,
     create,
     describe,
-    explain_verification_failure,
+    explain_distrust,
     load_or_create,
 )
 
 __all__ = [
     "Credentials",
+    "Distrust",
     "check_ca_file",
     "check_key_pair",
     "create",
     "describe",
-    "explain_verification_failure",
+    "explain_distrust",
     "load_or_create",
 ]

@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from html import escape
 from pathlib import Path
 
@@ -185,21 +186,30 @@ def spki_sha256(cert_file: str | os.PathLike[str]) -> str:
     return base64.b64encode(hashlib.sha256(pem.public_key_der(key)).digest()).decode()
 
 
-def explain_verification_failure(
-    certificate: x509.Certificate | None, server_name: str, reason: str
+class Distrust(Enum):
+    """Why a client refuses a server's certificate (RFC 5280 section 6.1; RFC 9110, 4.3.4)."""
+
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not valid yet"
+    WRONG_NAME = "for other names"
+    UNKNOWN_ISSUER = "of an issuer that is not trusted"
+
+
+def explain_distrust(
+    distrust: Distrust, certificate: x509.Certificate | None, server_name: str, reason: str
 ) -> str:
     """Return why a client refused a server's certificate, and what to do.
 
-    `reason` is aioquic's text for the failure, `certificate` what the server sent, or None where
-    it is no longer at hand.
+    `reason` is what the verification said, `certificate` what the server sent, or None where it is
+    no longer at hand.
     """
-    if reason == "Certificate is no longer valid":
+    if distrust is Distrust.EXPIRED:
         until = f" on {_time(certificate.not_valid_after_utc)}" if certificate else ""
         return f"Certificate expired{until}. Make a new one, or set this machine's clock."
-    if reason == "Certificate is not valid yet":
+    if distrust is Distrust.NOT_YET_VALID:
         since = f"before {_time(certificate.not_valid_before_utc)}" if certificate else "yet"
         return f"Certificate is not valid {since}. Make a new one, or set this machine's clock."
-    if reason.startswith("hostname ") or "subjectAltName" in reason:
+    if distrust is Distrust.WRONG_NAME:
         names = (", ".join(pem.names(certificate)) or "no name") if certificate else "other names"
         return f"Certificate is for {names}, not for {server_name!r}."
     return f"Certificate not trusted: {reason}. Pass ca_file=... of the CA that issued it."

@@ -17,8 +17,8 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import AlertDescription
 from cryptography.x509 import Certificate
 
-from helpers.certificates import explain_verification_failure
-from helpers.connection import Address, Driver, UDPSocket
+from helpers.certificates import explain_distrust
+from helpers.connection import Address, Driver, UDPSocket, distrust_of
 from helpers.errors import ConnectionLost
 
 # RFC 9001 section 4.8: a TLS alert closes a QUIC connection with 0x100 plus its number.
@@ -120,7 +120,8 @@ def _why(failure: _HandshakeFailed, host: str, where: str) -> str:
     if lost is None or (lost.transport and lost.code == NO_APPLICATION_PROTOCOL):
         return "The server does not speak HTTP/3 (ALPN offered: h3)."
     if lost.transport and lost.code in CERTIFICATE_ALERTS:
-        return explain_verification_failure(failure.certificate, host, lost.reason)
+        distrust = distrust_of(lost.reason)
+        return explain_distrust(distrust, failure.certificate, host, lost.reason)
     return f"The handshake with {where} failed. {lost}"
 
 

@@ -18,7 +18,7 @@ from collections.abc import (
 from typing import Any, TypeVar
 
 import httpx2
-from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS, ErrorCode
+from aioquic.h3.connection import ErrorCode
 
 from helpers.errors import (
     ConnectionLost,
@@ -27,7 +27,14 @@ from helpers.errors import (
     UsageError,
     describe_code,
 )
-from helpers.stream import MAX_DATA_FRAME_BYTES, Fields, Half, HTTP3Stream, encode_fields
+from helpers.stream import (
+    CONNECTION_SPECIFIC,
+    MAX_DATA_FRAME_BYTES,
+    Fields,
+    Half,
+    HTTP3Stream,
+    encode_fields,
+)
 
 T = TypeVar("T")
 
@@ -58,7 +65,7 @@ def request_fields(request: httpx2.Request) -> Fields:
     ]
     # `host` is :authority here, and what httpx2 says about an HTTP/1.1 connection has no place in
     # HTTP/3 (RFC 9114 sections 4.2 and 4.3.1).
-    left_out = CONNECTION_SPECIFIC_HEADERS | {b"host"}
+    left_out = CONNECTION_SPECIFIC | {b"host"}
     headers = [field for field in request.headers.raw if field[0].lower() not in left_out]
     try:
         fields = encode_fields(headers)

@@ -4,6 +4,7 @@
 `aioquic_inside` is the one place that relies on what aioquic does not promise.
 """
 
+from helpers.connection.aioquic_inside import distrust_of
 from helpers.connection.configuration import (
     MAX_DATAGRAM_BYTES,
     Address,
@@ -23,6 +24,7 @@ __all__ = [
     "Observer",
     "OnRequest",
     "UDPSocket",
+    "distrust_of",
     "means_unavailable",
     "new_configuration",
 ]

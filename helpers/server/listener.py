@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 from aioquic.buffer import Buffer
-from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicHeader, QuicPacketType, pull_quic_header
 
 from helpers.connection import (
@@ -37,6 +37,7 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 LOOPBACK_ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 # With port 0 the second address may find the first one's port taken; then both try another.
 PORT_ATTEMPTS = 10
+MIN_FIRST_DATAGRAM_BYTES = 1200  # RFC 9000 section 14.1: a client pads its first packet
 # aioquic has no event for an acknowledgement, so the short wait at the end of a server polls.
 DRAIN_POLL_S = 0.005
 # A handshake costs 115 KB until it is done or given up. Whoever comes while so many are under way
@@ -115,7 +116,7 @@ class Listener:
             driver = self._by_id.get(header.destination_cid) if header is not None else None
             if driver is not None:
                 driver.receive(data, address)
-            elif len(data) >= SMALLEST_MAX_DATAGRAM_SIZE:  # RFC 9000 section 14.1
+            elif len(data) >= MIN_FIRST_DATAGRAM_BYTES:
                 self._welcome(header, data, address, endpoint)
 
         return on_datagram

@@ -5,6 +5,7 @@
 """
 
 from helpers.stream.fields import (
+    CONNECTION_SPECIFIC,
     NAME,
     Fields,
     Headers,
@@ -16,6 +17,7 @@ from helpers.stream.halves import MAX_DATA_FRAME_BYTES, Half, ReceivingHalf, Sen
 from helpers.stream.stream import HTTP3Stream
 
 __all__ = [
+    "CONNECTION_SPECIFIC",
     "MAX_DATA_FRAME_BYTES",
     "NAME",
     "Fields",

@@ -7,8 +7,6 @@ is checked before it leaves.
 import re
 from collections.abc import Iterable, Mapping
 
-from aioquic.h3.connection import CONNECTION_SPECIFIC_HEADERS
-
 from helpers.errors import UsageError
 
 Fields = list[tuple[bytes, bytes]]
@@ -17,6 +15,16 @@ Headers = Mapping[str, object] | Iterable[tuple[str | bytes, object]]
 # RFC 9110 sections 5.1 and 5.5: what a name and a value may consist of.
 NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 FORBIDDEN_IN_VALUE = re.compile(rb"[\x00\r\n]")
+# RFC 9114 section 4.2: what says something about one HTTP/1.1 connection. `te` may say `trailers`,
+# which nothing here needs to hear.
+CONNECTION_SPECIFIC = {
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"te",
+    b"transfer-encoding",
+    b"upgrade",
+}
 # No body is longer than a stream, and no stream than 2**62 bytes (RFC 9000 section 4.5).
 MAX_LENGTH_DIGITS = 19
 
@@ -55,7 +63,7 @@ def _encode(name: str | bytes, value: object) -> tuple[bytes, bytes]:
     if not NAME.fullmatch(key) or FORBIDDEN_IN_VALUE.search(content):
         text = content.decode(errors="replace")
         raise UsageError(f"{shown!r}: {text!r} is no header (RFC 9110 section 5).")
-    if key in CONNECTION_SPECIFIC_HEADERS:
+    if key in CONNECTION_SPECIFIC:
         raise UsageError(f"HTTP/3 has no {shown!r} header (RFC 9114 section 4.2). Leave it out.")
     return key, content
 

@@ -1,6 +1,7 @@
 """All that relies on what aioquic does not promise: its private names, texts and constants.
 
-`quic` is its QUIC connection and `http3` its HTTP/3 layer, each with what is missing there.
+`quic` is its QUIC connection and `http3` its HTTP/3 layer, each with what is missing there; `texts`
+is what it says in English.
 tests/test_aioquic_inside.py fails when aioquic changes under any of it.
 """
 
@@ -10,5 +11,12 @@ from helpers.connection.aioquic_inside.quic import (
     STREAM_WINDOW_BYTES,
     QUICLayer,
 )
+from helpers.connection.aioquic_inside.texts import distrust_of
 
-__all__ = ["CONNECTION_WINDOW_BYTES", "STREAM_WINDOW_BYTES", "HTTP3Layer", "QUICLayer"]
+__all__ = [
+    "CONNECTION_WINDOW_BYTES",
+    "STREAM_WINDOW_BYTES",
+    "HTTP3Layer",
+    "QUICLayer",
+    "distrust_of",
+]

@@ -31,6 +31,7 @@ from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch, ExtensionType
 from cryptography.x509 import Certificate
 
+from helpers.connection.aioquic_inside import texts
 from helpers.errors import ConnectionLost, in_one_line
 
 AIOQUIC_VERSION = "1.7.2"
@@ -62,8 +63,6 @@ MAX_UNACKNOWLEDGED_PACKETS = 50_000  # 36 MB of them
 # How far a handshake may run ahead of a gap: with aioquic's 512 KiB (MAX_PENDING_CRYPTO) a
 # stranger's one datagram costs 630 KB.
 MAX_PENDING_CRYPTO_BYTES = 64 * 1024
-# aioquic's own words for an end that no frame announced.
-IDLE_TIMEOUT_TEXT = "Idle timeout"
 
 
 class QUICLayer(QuicConnection):
@@ -281,7 +280,7 @@ class QUICLayer(QuicConnection):
             return None
         # aioquic quotes what it complains of; a reason longer than one packet would never leave.
         event.reason_phrase = in_one_line(event.reason_phrase)
-        if event.reason_phrase == IDLE_TIMEOUT_TEXT:  # no code came from the peer
+        if event.reason_phrase == texts.IDLE_TIMEOUT:  # no code came from the peer
             silence_s = self.configuration.idle_timeout
             return ConnectionLost(None, f"nothing came for {silence_s:g} s, the peer has vanished")
         return ConnectionLost(
