@@ -108,14 +108,13 @@ class ConnectionLost(PeerError):
 
 
 def again(error: E) -> E:
-    """Return a copy of an error that is kept, to be raised.
+    """Return a copy of an error, without its traceback: one to raise, where another is kept.
 
-    Whatever is raised holds the frames that it passed, and what they hold: a stream that keeps one
-    would keep its handler's request.
+    Whatever was raised holds the frames that it passed, and what they hold: a stream that kept it
+    would keep itself, and its handler's request.
     """
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error.__cause__
     return copy
 
 

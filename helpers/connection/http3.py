@@ -27,6 +27,7 @@ from helpers.errors import (
     MalformedMessage,
     PeerError,
     StreamReset,
+    again,
     describe_code,
 )
 from helpers.stream import Fields, Half, HTTP3Stream, SendingHalf
@@ -336,6 +337,7 @@ class HTTP3Connection:
 
     def _refuse_message(self, stream: HTTP3Stream, error: MalformedMessage) -> None:
         """The peer's message breaks the rules; its stream ends (RFC 9114 section 4.1.2)."""
+        error = again(error)  # the halves keep it
         stream.receiving.end(Half.FINISHED, error)
         stream.sending.reset(ErrorCode.H3_MESSAGE_ERROR, error)
 
