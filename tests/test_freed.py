@@ -15,9 +15,10 @@ import pytest
 
 from helpers.client import AsyncHTTP3Transport
 from helpers.connection import ConnectionState, Driver, new_configuration
-from helpers.errors import ClientDisconnected, StreamReset
+from helpers.errors import ClientDisconnected, MalformedMessage, StreamReset
 from helpers.server.listener import Listener
 from helpers.server.router import Route, Router
+from helpers.stream import ReceivingHalf
 from tests.pair import POST, Pair, Site
 
 pytestmark = pytest.mark.anyio
@@ -269,6 +270,33 @@ async def test_who_reads_what_was_reset_keeps_nothing(credentials):
             await pair.soon(ours.read())
     pair.requests.clear()
     del ours, theirs
+    assert watched.alive == []
+
+
+@pytest.mark.parametrize("lengths", [[b"7"], [b"4", b"7"]], ids=["data", "header"])
+async def test_a_stream_whose_message_is_malformed_is_freed(credentials, lengths):
+    kept, watched = [], Watched()
+    pair = Pair(credentials, on_request=lambda stream, *_: kept.append(stream)).connect()
+    parse = ReceivingHalf._expect_body
+
+    def watch_and_parse(half, fields):
+        watched.watch(theirs=half)
+        parse(half, fields)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReceivingHalf, "_expect_body", watch_and_parse)
+        fields = [*POST, *((b"content-length", length) for length in lengths)]
+        ours = pair.request(fields, end_stream=False)
+        await ours.write(b"four")
+        await ours.close()
+        await pair.run()
+    for stream in kept:
+        with contextlib.suppress(MalformedMessage):
+            await pair.soon(stream.read())
+        del stream
+    with contextlib.suppress(StreamReset):
+        await pair.soon(ours.read())
+    kept.clear()
     assert watched.alive == []
 
 

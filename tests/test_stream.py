@@ -398,6 +398,20 @@ async def test_the_end_is_told_before_the_draining_period_is_over(ends, pair):
     assert pair.server.state is ConnectionState.CLOSING
 
 
+async def test_an_error_of_this_side_is_raised_as_it_is_once(ends):
+    """Such as one that the iterator of an upload raised."""
+    ours, _ = ends
+    error = ZeroDivisionError("while uploading")
+    ours.receiving.fail(error, ErrorCode.H3_REQUEST_CANCELLED)
+    with pytest.raises(ZeroDivisionError) as caught:
+        await ours.read()
+    assert caught.value is error
+    for _ in range(2):
+        with pytest.raises(UsageError) as again:
+            await ours.read()
+        assert str(again.value) == ("Stream 0 was given up: ZeroDivisionError('while uploading').")
+
+
 # ---- waiting in vain
 
 
