@@ -157,9 +157,10 @@ class Lines(logging.Handler):
 
 
 @pytest.fixture
-def lines(monkeypatch):
+def lines(caplog):
     logger, lines = logging.getLogger("helpers.server"), Lines()
-    monkeypatch.setattr(logger, "level", logging.INFO)
+    # Not by the attribute alone: a logger remembers for which levels it was silent.
+    caplog.set_level(logging.INFO, "helpers.server")
     logger.addHandler(lines)
     yield lines
     logger.removeHandler(lines)
