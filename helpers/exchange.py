@@ -66,8 +66,8 @@ class Request:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives.
 
-        Raises StreamReset or ClientDisconnected where the client breaks off, BodyTooLarge above
-        the route's limit (which becomes 413).
+        Raises ClientDisconnected where the client breaks off, MalformedMessage where its
+        content-length is not true, BodyTooLarge above the route's limit (which becomes 413).
         """
         total_bytes = 0
         async for chunk in self._stream:
@@ -91,8 +91,8 @@ class Request:
 class Response:
     """The answer to one request; a handler writes it, on the server's loop.
 
-    `state` tells where it stands. Mistakes raise UsageError; a client that has gone raises
-    ClientDisconnected from the next `write` or `flush` that sends.
+    `state` tells where it stands. Mistakes raise UsageError. Of a client that has gone, `write` and
+    `flush` raise ClientDisconnected; whatever else the handler awaits then is cancelled.
     """
 
     def __init__(self, stream: HTTP3Stream, method: str, owner: str) -> None:

@@ -1,8 +1,8 @@
 """One request and one response, translated between httpx2 and a stream.
 
 httpx2 speaks of requests, responses and its own exceptions; a stream of header sections, chunks and
-the ways in which a half can end. This is the dictionary between the two; client.py finds the
-connection.
+the ways in which a half can end. This is the dictionary between the two; transports.py finds
+the connection.
 """
 
 import asyncio

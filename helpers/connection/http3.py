@@ -94,6 +94,7 @@ class HTTP3Connection:
         self.quic = QUICLayer(configuration, self._unread_bytes, original_id, retry_id)
         self._http = HTTP3Layer(self.quic)
         self._speaks_http = False
+        # Two methods of a Carrier, which are others' as they stand.
         self.unacknowledged_bytes = self.quic.unacknowledged_bytes
         self.flush = on_output
         self.host_id = self.quic.host_cid
