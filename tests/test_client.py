@@ -8,6 +8,7 @@ import itertools
 import queue
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -314,6 +315,33 @@ def test_what_a_body_raises_reaches_its_caller(client, half):
         client.post(url, content=broken())
     assert caught.type is TimeoutError
     assert_left(ends)
+
+
+def test_what_a_body_raises_after_the_answer_began_ends_the_request(client, server):
+    """The caller never gets the response: nobody else could tell the server."""
+    ends = queue.SimpleQueue()
+    arrived = threading.Event()
+
+    @server.route("/early")
+    async def early(request, response):
+        await response.flush()
+        try:
+            async for _ in request:
+                arrived.set()
+        except BaseException as error:
+            ends.put(await why(error, response))
+            raise
+
+    def broken():
+        yield b"the first half"
+        assert arrived.wait(WAIT_S)
+        time.sleep(0.2)  # the response's header comes, and goes to nobody
+        raise LookupError("the second half is lost")
+
+    with pytest.raises(LookupError, match="the second half is lost") as caught:
+        client.post(server.url("/early"), content=broken())
+    assert_left(ends)  # and not only when the error is gone, which holds the response
+    del caught
 
 
 @pytest.mark.anyio
@@ -881,6 +909,34 @@ async def test_a_response_that_is_dropped_ends_the_handler_in_async_code(new_asy
         del response
         gc.collect()
         await asyncio.to_thread(assert_left, ends)
+
+
+@pytest.mark.anyio
+async def test_a_response_that_is_dropped_ends_the_iterator_of_its_request(
+    new_async_client, server
+):
+    ended = asyncio.Event()
+
+    @server.route("/early")
+    async def early(request, response):
+        await response.flush()
+        await request.read()
+
+    async def pieces():
+        try:
+            yield b"the first of many"
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with new_async_client() as client:
+        request = client.build_request("POST", server.url("/early"), content=pieces())
+        response = await client.send(request, stream=True)
+        assert response.status_code == 200
+        del request, response
+        gc.collect()
+        async with asyncio.timeout(WAIT_S):
+            await ended.wait()
 
 
 @pytest.mark.anyio

@@ -105,9 +105,11 @@ class CallersBody(httpx2.AsyncByteStream):
         self._pieces = iter(pieces)
         # Futures of pieces that are asked for; None where none is wanted any more.
         self._asked: queue.SimpleQueue[asyncio.Future[bytes | None] | None] = queue.SimpleQueue()
+        self._upload: asyncio.Task[Any] | None = None  # who asks
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
+        self._upload = asyncio.current_task()
         try:
             while True:
                 asked: asyncio.Future[bytes | None] = loop.create_future()
@@ -125,10 +127,17 @@ class CallersBody(httpx2.AsyncByteStream):
         Called on the caller's thread; raises what the iterator raises.
         """
         answer.add_done_callback(self._answered)
-        while (asked := self._next_asked()) is not None:
-            piece = next(self._pieces, None)
-            with contextlib.suppress(RuntimeError):  # the loop has closed: the answer says so
-                asked.get_loop().call_soon_threadsafe(_hand_over, asked, piece)
+        try:
+            while (asked := self._next_asked()) is not None:
+                piece = next(self._pieces, None)
+                with contextlib.suppress(RuntimeError):  # the loop has closed: the answer says so
+                    asked.get_loop().call_soon_threadsafe(_hand_over, asked, piece)
+        except BaseException:
+            # The response may have begun, and goes to nobody: then this ends the request.
+            if self._upload is not None:
+                with contextlib.suppress(RuntimeError):  # as above
+                    self._upload.get_loop().call_soon_threadsafe(self._upload.cancel)
+            raise
 
     def _answered(self, answer: "concurrent.futures.Future[Any]") -> None:
         if answer.cancelled() or answer.exception() is not None:

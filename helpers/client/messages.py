@@ -132,6 +132,9 @@ async def upload_body(
     except Exception as error:  # noqa: BLE001 - the caller's iterator raised: the caller gets it
         stream.receiving.fail(error, ErrorCode.H3_REQUEST_CANCELLED)
         stream.cancel()
+    except asyncio.CancelledError:
+        stream.cancel()  # half a body must not look like a whole one, nor be waited for
+        raise
     finally:
         if isinstance(iterator, AsyncGenerator):
             await iterator.aclose()  # whoever makes the pieces hears now that no more are wanted
@@ -248,12 +251,16 @@ class ResponseBody(httpx2.AsyncByteStream):
 
     def cancel(self) -> None:
         """Tell the server that nobody reads on; harmless at the end of the body."""
-        if self._upload is not None:
-            self._upload.cancel()
-        self._stream.cancel()
+        _give_up(self._stream, self._upload)
 
     def __del__(self) -> None:
         # A response that nobody closed: its server must not stream on for nobody.
-        if self._stream.is_open and not self._loop.is_closed():
+        if not self.is_over and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):  # the loop closed just now
-                self._loop.call_soon_threadsafe(self._stream.cancel)
+                self._loop.call_soon_threadsafe(_give_up, self._stream, self._upload)
+
+
+def _give_up(stream: HTTP3Stream, upload: "asyncio.Task[None] | None") -> None:
+    if upload is not None:
+        upload.cancel()
+    stream.cancel()
