@@ -4,6 +4,7 @@ import asyncio
 import gc
 import gzip
 import hashlib
+import io
 import itertools
 import queue
 import random
@@ -276,6 +277,26 @@ def test_a_form_with_a_file(client, server, body_file):
 
     response = client.post(server.url("/form"), files={"upload": body_file})
     assert int(response.text) > len(BODY)
+
+
+def test_a_file_of_a_form_is_read_on_the_callers_thread(client, digest):
+    """It may belong to its thread, or block; an interrupt of the cell reaches no other."""
+    readers = set()
+
+    class File(io.BytesIO):
+        def read(self, size=-1):
+            readers.add(threading.current_thread())
+            return super().read(size)
+
+    assert client.post(digest, files={"upload": File(BODY)}).status_code == 200
+    assert readers == {threading.current_thread()}
+
+
+@pytest.mark.parametrize("piece", [None, "text", 1])
+def test_a_piece_that_is_no_bytes_is_a_mistake_and_no_end(client, digest, piece):
+    with pytest.raises(TypeError, match="bytes-like object"):
+        client.post(digest, content=iter([b"one", piece, b"three"]))
+    assert client.post(digest, content=iter([b"one"])).status_code == 200
 
 
 def test_an_empty_body_ends_the_request_with_its_header(client, digest):

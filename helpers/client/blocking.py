@@ -23,6 +23,7 @@ from helpers.stream import HTTP3Stream
 T = TypeVar("T")
 
 SLICE_S = 1.0
+NO_MORE = object()  # what is handed over after the last piece
 
 
 class BlockingStream:
@@ -104,7 +105,7 @@ class CallersBody(httpx2.AsyncByteStream):
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
         # Futures of pieces that are asked for; None where none is wanted any more.
-        self._asked: queue.SimpleQueue[asyncio.Future[bytes | None] | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[asyncio.Future[Any] | None] = queue.SimpleQueue()
         self._upload: asyncio.Task[Any] | None = None  # who asks
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -112,10 +113,10 @@ class CallersBody(httpx2.AsyncByteStream):
         self._upload = asyncio.current_task()
         try:
             while True:
-                asked: asyncio.Future[bytes | None] = loop.create_future()
+                asked: asyncio.Future[Any] = loop.create_future()
                 self._asked.put(asked)
                 piece = await asked
-                if piece is None:
+                if piece is NO_MORE:
                     return
                 yield piece
         finally:
@@ -129,7 +130,7 @@ class CallersBody(httpx2.AsyncByteStream):
         answer.add_done_callback(self._answered)
         try:
             while (asked := self._next_asked()) is not None:
-                piece = next(self._pieces, None)
+                piece = next(self._pieces, NO_MORE)
                 with contextlib.suppress(RuntimeError):  # the loop has closed: the answer says so
                     asked.get_loop().call_soon_threadsafe(_hand_over, asked, piece)
         except BaseException:
@@ -143,14 +144,14 @@ class CallersBody(httpx2.AsyncByteStream):
         if answer.cancelled() or answer.exception() is not None:
             self._asked.put(None)
 
-    def _next_asked(self) -> "asyncio.Future[bytes | None] | None":
+    def _next_asked(self) -> "asyncio.Future[Any] | None":
         while True:
             # In slices: Windows lets an interrupt in between two of them only.
             with contextlib.suppress(queue.Empty):
                 return self._asked.get(timeout=SLICE_S)
 
 
-def _hand_over(asked: "asyncio.Future[bytes | None]", piece: bytes | None) -> None:
+def _hand_over(asked: "asyncio.Future[Any]", piece: object) -> None:
     if not asked.done():  # the upload was cancelled meanwhile
         asked.set_result(piece)
 

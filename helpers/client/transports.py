@@ -216,7 +216,7 @@ class HTTP3Transport(httpx2.BaseTransport):
         """
         self._background.start()
         assert isinstance(request.stream, httpx2.SyncByteStream), "httpx2.Client made it"
-        if isinstance(request.stream, httpx2.AsyncByteStream):  # it is known, and both in one
+        if known_body(request) is not None:
             response = self._background.run(self._transport.handle_async_request(request))
         else:
             body = CallersBody(request.stream)
