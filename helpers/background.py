@@ -77,6 +77,12 @@ class Background:
         if threading.current_thread() is thread:
             coroutine.close()
             raise UsageError("This call waits for the loop it runs on. Use `await` here instead.")
+        if not (thread.is_alive() or loop.is_closed()):  # it closes its loop before it ends
+            coroutine.close()
+            raise UsageError(
+                f"{self.name!r} has no thread in this process: a fork takes none along. Make a new "
+                "client or server here."
+            )
         call = _Call(coroutine)
         try:
             loop.call_soon_threadsafe(call.start)

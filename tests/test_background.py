@@ -99,6 +99,20 @@ def test_run_gives_up_after_its_timeout_and_cancels(background):
     assert patient.cancelled.wait(WAIT_S)
 
 
+def test_a_loop_whose_thread_is_gone_takes_no_call():
+    """A forked process has none of its parent's threads, and every one of its loops."""
+    background = Background("test-loop")
+    background._loop = asyncio.new_event_loop()
+    background._thread = threading.Thread(target=bool)
+    calls = []
+    started = time.monotonic()
+    with pytest.raises(UsageError, match="'test-loop' has no thread in this process"):
+        background.run(on_which_thread(), meanwhile=calls.append)
+    assert time.monotonic() - started < 0.5  # no wait comes first
+    assert calls == []
+    background._loop.close()
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_wait_at_once_and_cancels(background):
     patient = Patient()
