@@ -157,6 +157,8 @@ class Response:
 
         The first write without `write_header` means status 200.
         """
+        if self._sending.error is not None:
+            await self._sending.wait()  # raises why; and who tries again lets others run
         self._check_open("write")
         if isinstance(data, str):
             data = data.encode()
@@ -173,6 +175,8 @@ class Response:
 
     async def flush(self) -> None:
         """Send the header and what was collected, now; waits while the client is slow."""
+        if self._sending.error is not None:
+            await self._sending.wait()
         self._check_open("flush")
         await self._send()
         self._sending.flush()

@@ -1,6 +1,7 @@
 """How a handler ends, and what its client sees of it."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -390,6 +391,33 @@ def test_who_waits_for_a_turn_while_the_helpers_send_is_not_reported(server, cli
 
     client.get(server.url("/slow"))
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("what", ["response", "stream", "reading"])
+def test_a_handler_that_tries_again_whatever_it_is_told_keeps_the_server_from_nobody(
+    server, client, what
+):
+    """Who is told of the end without a pause, and again, would keep the loop for ever."""
+
+    @server.route("/stubborn")
+    async def stubborn(request, response):
+        await response.flush()
+        stream = await response.take_over() if what == "stream" else None
+        while True:
+            with contextlib.suppress(Exception):
+                if what == "reading":
+                    await request.read()
+                else:
+                    await (stream or response).write(b"x" * 5000)
+
+    @server.route("/hello")
+    async def hello(request, response):
+        await response.write("hello")
+
+    with client.stream("GET", server.url("/stubborn")):
+        assert client.get(server.url("/hello")).text == "hello"
+    assert client.get(server.url("/hello")).text == "hello"
+    server.stop(grace_s=0)
 
 
 def test_a_handler_that_awaits_is_not_reported(server, client, caplog):

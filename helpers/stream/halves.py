@@ -63,7 +63,16 @@ class _OneWay:
     """What the two halves have in common: an end, and tasks that wait for what happens."""
 
     # There may be thousands: each takes as little as it can, and waits for nothing until it does.
-    __slots__ = ("__weakref__", "_carrier", "_happened", "_waiting", "error", "state", "stream_id")
+    __slots__ = (
+        "__weakref__",
+        "_carrier",
+        "_happened",
+        "_told",
+        "_waiting",
+        "error",
+        "state",
+        "stream_id",
+    )
 
     def __init__(self, carrier: Carrier, stream_id: int) -> None:
         self.stream_id = stream_id
@@ -72,6 +81,7 @@ class _OneWay:
         self._carrier = carrier
         self._happened: asyncio.Event | None = None
         self._waiting: set[asyncio.Task[Any] | None] | None = None
+        self._told = False
 
     def end(self, state: Half, error: PeerError) -> bool:
         """Note that the peer or the network ended this half; True where that is news."""
@@ -89,6 +99,15 @@ class _OneWay:
         """Let everybody look again who waits for this half."""
         if self._happened is not None:
             self._happened.set()
+
+    async def _end_is_told(self) -> None:
+        """Let others run before somebody is told of the end who was told already.
+
+        A loop that tries again and again, whatever it is told, would keep the loop for itself.
+        """
+        if self._told:
+            await asyncio.sleep(0)
+        self._told = True
 
     async def _pause(self) -> None:
         """Wait for the next `wake`."""
@@ -133,6 +152,7 @@ class SendingHalf(_OneWay):
     async def wait(self) -> None:
         """Wait while more than 256 KiB of this stream is unacknowledged; raises as `check`."""
         if self.state is not Half.OPEN:
+            await self._end_is_told()
             self.check()
         self._writes_in_turn += 1
         if self._writes_in_turn >= WRITES_PER_TURN:
@@ -253,6 +273,8 @@ class ReceivingHalf(_OneWay):
 
     async def wait(self) -> None:
         """Wait for news; raises where none can come: why the peer left, or UsageError."""
+        if self.state is not Half.OPEN or self.error is not None:
+            await self._end_is_told()
         if self.error is not None:
             raise self._error_to_raise()
         if self.state is not Half.OPEN:
@@ -289,6 +311,7 @@ class ReceivingHalf(_OneWay):
         """Return the next chunk, None at the end."""
         while not self._chunks:
             if self.state is not Half.OPEN and self.error is None:
+                await self._end_is_told()
                 return None
             await self.wait()
         chunk = self._chunks.pop(0)
@@ -301,6 +324,7 @@ class ReceivingHalf(_OneWay):
         """Return all chunks that have arrived, at least one; an empty list at the end."""
         while not self._chunks:
             if self.state is not Half.OPEN and self.error is None:
+                await self._end_is_told()
                 return []
             await self.wait()
         chunks, self._chunks = self._chunks, []

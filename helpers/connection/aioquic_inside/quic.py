@@ -68,6 +68,8 @@ MAX_PENDING_CRYPTO_BYTES = 64 * 1024
 class QUICLayer(QuicConnection):
     """aioquic's QUIC connection with receive windows that follow the reader.
 
+    What it is told and asked all the time (`receive_datagram`, `next_event`, `datagrams_to_send`,
+    `send_stream_data`) is inherited.
     `unread_bytes(stream_id)` tells what has arrived and was not read yet. `original_id` is the
     connection ID that a server's client began with; `retry_id` the one that it was told by a Retry.
     There is no I/O here: who owns it, calls it, from one thread.
