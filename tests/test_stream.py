@@ -351,6 +351,23 @@ async def test_a_server_whose_client_stops_reading_gets_client_disconnected(ends
     await theirs.close()
 
 
+async def test_what_the_writer_was_busy_with_is_told_beside_its_client_s_leaving(ends, pair):
+    ours, theirs = ends
+    ours.cancel()
+    await pair.run()
+
+    async def look_up_and_write():
+        try:
+            raise LookupError("no such row")
+        except LookupError:
+            await theirs.write(b"sorry")
+
+    with pytest.raises(ClientDisconnected) as caught:
+        await look_up_and_write()
+    assert isinstance(caught.value.__context__, LookupError)
+    assert not caught.value.__suppress_context__
+
+
 async def test_a_client_whose_server_stops_reading_gets_stream_reset(ends, pair):
     ours, theirs = ends
     theirs.stop(ErrorCode.H3_NO_ERROR)
