@@ -9,7 +9,7 @@ import asyncio
 import pytest
 
 from helpers.errors import ClientDisconnected
-from tests.pair import POST, Site
+from tests.pair import GET, POST, Site
 
 pytestmark = pytest.mark.anyio
 
@@ -250,6 +250,27 @@ async def test_a_cancelled_group_is_an_error_while_the_client_is_there(site):
     response = await site.soon(site.http.get(site.url("/")))
     assert response.status_code == 500
     assert [type(error) for error in site.errors] == [BaseExceptionGroup]
+
+
+async def test_another_handler_s_client_that_leaves_is_an_error_while_the_own_one_is_there(site):
+    """As where one request writes to the streams that others took over."""
+    taken = []
+
+    @site.route("/listen")
+    async def listen(request, response):
+        taken.append(await response.take_over())
+
+    @site.route("/tell")
+    async def tell(request, response):
+        await taken[0].write(b"news")
+
+    listener = site.request([*GET[:-1], (b":path", b"/listen")])
+    await site.run(1.0)
+    listener.cancel()
+    await site.run(1.0)
+    response = await site.soon(site.http.get(site.url("/tell")))
+    assert response.status_code == 500
+    assert [type(error) for error in site.errors] == [ClientDisconnected]
 
 
 # ---- a client that will not read the answer

@@ -131,10 +131,10 @@ class Router:
             await self._fail(request, response, error, 413, "request body too large\n")
         except BaseException as error:  # noqa: BLE001
             # Whatever a handler raises is its own affair: asyncio would let exit() end the loop.
-            gone = stream.sending.error
-            if _is_due_to_the_client(error, gone):
+            if _is_due_to_the_client(error, stream):
                 # The client broke off its request: no error of the handler's (RFC 9114, 4.1).
-                logger.info("%s %s: %s", request.method, request.path, str(gone or error))
+                why = stream.sending.error or error
+                logger.info("%s %s: %s", request.method, request.path, str(why))
                 break_off(response, ErrorCode.H3_REQUEST_INCOMPLETE)
             elif _is_cancelled(error):  # the server stops
                 break_off(response, ErrorCode.H3_REQUEST_CANCELLED)
@@ -184,17 +184,19 @@ class Router:
             )
 
 
-def _is_due_to_the_client(error: BaseException, gone: Exception | None) -> bool:
+def _is_due_to_the_client(error: BaseException, stream: HTTP3Stream) -> bool:
     """Return whether a handler ended since its client left, or broke off what it sent.
 
-    `gone` says how the client left, None where it has not. Then a cancellation is its doing, and so
-    is a group of nothing else, which a TaskGroup raises.
+    Where its client left, a cancellation is its doing, and so is a group of nothing else, which a
+    TaskGroup raises. Where it did neither, another one left, whose stream the handler wrote to.
     """
     if isinstance(error, BaseExceptionGroup):
-        return all(_is_due_to_the_client(one, gone) for one in error.exceptions)
+        return all(_is_due_to_the_client(one, stream) for one in error.exceptions)
+    gone = stream.sending.error
     if isinstance(error, asyncio.CancelledError):
         return gone is not None
-    return isinstance(error, ClientDisconnected | MalformedMessage)
+    broken = gone or stream.receiving.error
+    return broken is not None and isinstance(error, ClientDisconnected | MalformedMessage)
 
 
 def _is_cancelled(error: BaseException) -> bool:
