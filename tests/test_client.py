@@ -18,7 +18,7 @@ from aioquic.h3.connection import ErrorCode
 from aioquic.h3.events import DataReceived, HeadersReceived
 
 from helpers.client import AsyncHTTP3Transport, HTTP3Transport
-from helpers.errors import ClientDisconnected
+from helpers.errors import ClientDisconnected, UsageError
 from tests.interop.scripted import scripted_server
 
 WAIT_S = 30.0  # for what happens at once
@@ -852,6 +852,15 @@ def test_an_open_stream_reads_and_writes_in_turn(transport, echo):
             assert next(chunks) == b"piece %d" % number
         stream.close()
         assert stream.read() == b""
+
+
+def test_what_is_no_error_code_is_refused_where_it_is_named(transport, echo):
+    with transport.open_stream("POST", echo) as stream:
+        for end in (stream.reset, stream.stop):
+            with pytest.raises(UsageError, match="is no error code"):
+                end(2**62)
+        stream.write(b"it goes on")
+        assert next(iter(stream)) == b"it goes on"
 
 
 @pytest.mark.anyio

@@ -368,6 +368,22 @@ async def test_what_the_writer_was_busy_with_is_told_beside_its_client_s_leaving
     assert not caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize("code", [-1, 2**62, "0x10c", None])
+@pytest.mark.parametrize("end", ["reset", "stop"])
+async def test_what_is_no_error_code_harms_its_own_call_alone(ends, pair, end, code):
+    ours, theirs = ends
+    await ours.write(b"unread")
+    await pair.run()
+    with pytest.raises(UsageError, match=r"is no error code: .* RFC 9000 section 16"):
+        getattr(theirs, end)(code)
+    await theirs.write(b"it goes on")
+    assert await pair.soon(anext(ours)) == b"it goes on"
+    assert await pair.soon(anext(theirs)) == b"unread"
+    getattr(theirs, end)(2**62 - 1)
+    await pair.run()
+    assert pair.client.lost is pair.server.lost is None
+
+
 async def test_a_client_whose_server_stops_reading_gets_stream_reset(ends, pair):
     ours, theirs = ends
     theirs.stop(ErrorCode.H3_NO_ERROR)

@@ -18,7 +18,7 @@ from aioquic.h3.connection import ErrorCode
 from helpers.background import Background
 from helpers.client.messages import ResponseBody
 from helpers.errors import UsageError
-from helpers.stream import HTTP3Stream
+from helpers.stream import HTTP3Stream, check_code
 
 T = TypeVar("T")
 
@@ -80,10 +80,12 @@ class BlockingStream:
 
     def reset(self, error_code: int = ErrorCode.H3_REQUEST_CANCELLED) -> None:
         """End the request early (RESET_STREAM)."""
+        check_code(error_code)  # here, where it can be raised
         self._background.call(self._stream.reset, error_code)
 
     def stop(self, error_code: int = ErrorCode.H3_REQUEST_CANCELLED) -> None:
         """Ask the server to stop (STOP_SENDING)."""
+        check_code(error_code)
         self._background.call(self._stream.stop, error_code)
 
     def __enter__(self) -> "BlockingStream":

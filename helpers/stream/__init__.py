@@ -13,7 +13,13 @@ from helpers.stream.fields import (
     encode_fields,
     section_bytes,
 )
-from helpers.stream.halves import MAX_DATA_FRAME_BYTES, Half, ReceivingHalf, SendingHalf
+from helpers.stream.halves import (
+    MAX_DATA_FRAME_BYTES,
+    Half,
+    ReceivingHalf,
+    SendingHalf,
+    check_code,
+)
 from helpers.stream.stream import HTTP3Stream
 
 __all__ = [
@@ -26,6 +32,7 @@ __all__ = [
     "Headers",
     "ReceivingHalf",
     "SendingHalf",
+    "check_code",
     "content_length",
     "encode_fields",
     "section_bytes",

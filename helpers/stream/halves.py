@@ -29,6 +29,18 @@ MAX_WAITING_DATAGRAMS = 256
 MAX_WAITING_DATAGRAM_BYTES = 128 * 1024
 
 
+# RFC 9000 section 16: the largest number that a frame can carry.
+MAX_ERROR_CODE = 2**62 - 1
+
+
+def check_code(error_code: int) -> None:
+    """Raise UsageError where this cannot be sent as an error code."""
+    if not isinstance(error_code, int) or not 0 <= error_code <= MAX_ERROR_CODE:
+        raise UsageError(
+            f"{error_code!r} is no error code: a number from 0 to 2**62 - 1, RFC 9000 section 16."
+        )
+
+
 class Half(Enum):
     """The life of one direction of a stream (RFC 9000 section 3)."""
 
@@ -205,6 +217,7 @@ class SendingHalf(_OneWay):
 
     def reset(self, error_code: int, error: PeerError | None = None) -> None:
         """Send RESET_STREAM, unless this half has ended; `error` is what a writer is told then."""
+        check_code(error_code)
         if self.state is Half.OPEN:
             self.state, self.error = Half.RESET, error
             self._carrier.send_reset(self.stream_id, error_code)
@@ -364,6 +377,7 @@ class ReceivingHalf(_OneWay):
 
     def stop(self, error_code: int) -> None:
         """Send STOP_SENDING, unless this half has ended, and drop what was not read."""
+        check_code(error_code)
         self._drop()
         if self.state is Half.OPEN:
             self.state = Half.STOPPED

@@ -58,7 +58,10 @@ class HTTP3Stream:
             self.sending.flush()
 
     def reset(self, error_code: int = ErrorCode.H3_REQUEST_CANCELLED) -> None:
-        """End the writing half early (RESET_STREAM); the peer's reader raises."""
+        """End the writing half early (RESET_STREAM); the peer's reader raises.
+
+        Raises UsageError for what is no error code, as `stop` does.
+        """
         self.sending.reset(error_code)
 
     # ---- reading
