@@ -48,6 +48,28 @@ def test_a_timer_that_breaks_closes_its_connection_and_is_told_once(credentials,
 
 
 @pytest.mark.anyio
+async def test_a_lost_packet_does_not_stop_the_clock_of_a_pair(credentials):
+    """aioquic's sums round: what it wants looked at now may be lost a moment later only."""
+    pair = Pair(credentials, delay_s=0.037).connect()
+    ours, theirs = pair.streams()
+    lost = []
+
+    def lose_the_first(is_from_client, data):
+        if lost or not is_from_client:
+            return False
+        lost.append(data)
+        return True
+
+    pair.drops = lose_the_first
+    for _ in range(6):
+        await ours.write(b"x")
+        pair.pass_time(0.007)
+    async with asyncio.timeout(10):
+        await pair.run(1.0)
+    assert await theirs.receive() == [b"x"] * 6
+
+
+@pytest.mark.anyio
 async def test_a_connection_that_is_given_up_while_it_sends_leaves_no_timer():
     """The system may say amid a burst that nobody listens."""
 
