@@ -188,7 +188,7 @@ class HTTP3Connection:
                 self._process_events()
             except Exception:
                 if self.lost is None:
-                    address = self.peer_address
+                    address = self._peer_address
                     logger.exception("Closing the connection with %s: its timer broke", address)
                 self._close_broken()
 
@@ -359,7 +359,7 @@ class HTTP3Connection:
             return stream
         self._watch_over(self._received_at)
         if self._on_request is not None:
-            self._on_request(stream, event.headers, self.peer_address)
+            self._on_request(stream, event.headers, self._peer_address)
         return stream
 
     def _refuse_header(self, error: HeaderTooLarge, stream_ended: bool) -> None:
@@ -483,7 +483,7 @@ class HTTP3Connection:
         )
 
     @property
-    def peer_address(self) -> Address:
+    def _peer_address(self) -> Address:
         """Where the peer is; empty before the first valid packet."""
         return self.quic.get_peer_address() or ()
 
