@@ -39,6 +39,26 @@ async def write_on(response):
         await response.write(bytes(65536))
 
 
+async def test_a_handler_that_sleeps_is_cancelled_where_its_request_breaks_the_rules(site):
+    """Its client is told so, and gets nothing more."""
+    ended = []
+
+    @site.route("/")
+    async def sleeps(request, response):
+        try:
+            await for_ever()
+        finally:
+            ended.append(site.now)
+
+    stream = site.request([*POST, (b"content-length", b"5")], end_stream=False)
+    await site.run(1.0)
+    await stream.write(b"too")
+    await stream.close()
+    await site.run(1.0)
+    assert ended
+    assert site.errors == []
+
+
 # ---- groups of tasks
 
 

@@ -59,10 +59,11 @@ class HTTP3Connection:
 
     `on_output(now)` is called where something is to be sent: at once where `now` is true, when it
     suits otherwise. `on_request(stream, fields, address)` is called for each request that arrives,
-    `on_abandoned(stream)` where its client will not read on, `on_connection_id(id, is_ours)` where
-    this end begins or ceases to answer to a connection ID. `max_send_bytes` is the longest datagram
-    that can be sent; `original_id` and `retry_id` are QUICLayer's. Times are in seconds of a clock
-    of the caller's, who may be on any thread, always the same one.
+    `on_abandoned(stream)` where its client will not read on or was refused,
+    `on_connection_id(id, is_ours)` where this end begins or ceases to answer to a connection ID.
+    `max_send_bytes` is the longest datagram that can be sent; `original_id` and `retry_id` are
+    QUICLayer's. Times are in seconds of a clock of the caller's, who may be on any thread, always
+    the same one.
 
     `lost` says why the connection ended, None while it has not; `streams` holds the streams that
     somebody uses, by ID; `quic` is the QUIC connection below.
@@ -341,6 +342,8 @@ class HTTP3Connection:
         error = again(error)  # the halves keep it
         stream.receiving.end(Half.FINISHED, error)
         stream.sending.reset(ErrorCode.H3_MESSAGE_ERROR, error)
+        if self._on_abandoned is not None:
+            self._on_abandoned(stream)
 
     def _accept(self, event: HeadersReceived) -> HTTP3Stream | None:
         if self.is_client or b":method" not in dict(event.headers):
