@@ -113,6 +113,8 @@ class Router:
 
     def _ended(self, stream: HTTP3Stream, task: "asyncio.Task[None]") -> None:
         self._running.pop(stream, None)
+        if task.cancelled() and stream.sending.error is not None:
+            logger.info("Before its handler began: %s", str(stream.sending.error))
         error = self._failures.pop(task, None)
         if error is not None:
             _clear_frames(error)

@@ -87,8 +87,8 @@ def test_a_body_that_breaks_off_is_one_line_and_no_error_of_the_handler(target):
         assert attacker.answer().reset == ErrorCode.H3_MESSAGE_ERROR
     target.serves()  # by then the handler has ended, whose turn may come after the reset's
     assert said(target) == [
-        "POST /length: The message on stream 0 is malformed: its content-length says 100 bytes, "
-        "4 came."
+        "Before its handler began: The message on stream 0 is malformed: its content-length says "
+        "100 bytes, 4 came."
     ]
 
 
