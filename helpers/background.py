@@ -151,8 +151,8 @@ class Background:
 class _Call(Generic[T]):
     """One coroutine that runs on a loop while another thread waits for its `future`.
 
-    asyncio.run_coroutine_threadsafe does that too, and passes the result through two more turns of
-    the loop; for a body that arrives in small chunks that is a tenth of each chunk's time.
+    asyncio.run_coroutine_threadsafe does that too, and the result takes another turn of the loop on
+    its way: a body that arrives in small chunks is fetched so for each of them.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:

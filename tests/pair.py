@@ -240,6 +240,7 @@ class _Opened:
 
     def __init__(self, pair):
         self._pair = pair
+        self.connection = pair.client
 
     async def open_stream(self, fields, end_stream=False):
         assert self._pair.client.can_open_stream()

@@ -297,6 +297,7 @@ async def test_a_stream_whose_message_is_malformed_is_freed(credentials, lengths
     with contextlib.suppress(StreamReset):
         await pair.soon(ours.read())
     kept.clear()
+    pair.abandoned.clear()
     assert watched.alive == []
 
 

@@ -92,7 +92,8 @@ async def receive_response(
     as `request_sent_at`, beside `stream_id` and, filled at the end of the body, `trailers`.
     """
     try:
-        fields = await _from_server(stream.read_header(), timeouts.get("read"), upload)
+        header = stream.receiving.take_header()
+        fields = await _from_server(stream, header, timeouts.get("read"), upload)
     except BaseException as error:
         if upload is not None:
             upload.cancel()
@@ -151,29 +152,41 @@ async def _upload_piece(stream: HTTP3Stream, piece: bytes, timeout_s: float | No
 
 
 async def _from_server(
-    coroutine: Coroutine[Any, Any, T], timeout_s: float | None, upload: "asyncio.Task[None] | None"
+    stream: HTTP3Stream,
+    coroutine: Coroutine[Any, Any, T],
+    timeout_s: float | None,
+    upload: "asyncio.Task[None] | None",
 ) -> T:
-    """Return what a coroutine does that waits for the server.
+    """Return what a coroutine does that waits for the server, on a stream's receiving half.
 
     Raises httpx2.ReadTimeout after `timeout_s` seconds, which count from the end of the upload:
     until then the server may well be silent.
     """
     waiting: Awaitable[T] = coroutine
+    task = asyncio.current_task()
     if upload is not None and not upload.done():
-        waiting = asyncio.create_task(coroutine)
+        waiting = task = asyncio.create_task(coroutine)
         try:
             await asyncio.wait((waiting, upload), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            waiting.cancel()
+            task.cancel()
             raise
-    limit = asyncio.timeout(timeout_s)
+    if timeout_s is None or task is None:
+        return await waiting
+    # As asyncio.timeout does, for half of its price: this is done for each small chunk.
+    silence = _Silence(f"nothing came for {timeout_s:g} s")
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(timeout_s, stream.receiving.interrupt, task, silence)
     try:
-        async with limit:
-            return await waiting
-    except TimeoutError as error:
-        if not limit.expired():  # the caller's own, from the iterator of the request's body
-            raise
+        return await waiting
+    except _Silence as error:
         raise httpx2.ReadTimeout("The read operation timed out") from error
+    finally:
+        timer.cancel()
+
+
+class _Silence(TimeoutError):
+    """The server said nothing for longer than it may; not the caller's own TimeoutError."""
 
 
 def as_httpx2(error: PeerError, progress: str) -> httpx2.TransportError:
@@ -216,7 +229,7 @@ class ResponseBody(httpx2.AsyncByteStream):
         """Return what has arrived, at least one chunk; an empty list at the end."""
         arriving = self._receiving.take_all()
         try:
-            chunks = await _from_server(arriving, self._timeout_s, self._upload)
+            chunks = await _from_server(self._stream, arriving, self._timeout_s, self._upload)
         except PeerError as error:
             raise as_httpx2(error, self._progress()) from error
         if self._receiving.state is Half.FINISHED:

@@ -136,8 +136,9 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
     async def _send_header(
         self, driver: Driver, request: httpx2.Request, timeouts: Timeouts, end_stream: bool
     ) -> HTTP3Stream:
+        waits = not driver.connection.can_open_stream()
         try:
-            async with asyncio.timeout(timeouts.get("pool")):
+            async with asyncio.timeout(timeouts.get("pool") if waits else None):
                 return await driver.open_stream(request_fields(request), end_stream)
         except TimeoutError as error:
             raise httpx2.PoolTimeout(

@@ -280,7 +280,7 @@ class ReceivingHalf(_OneWay):
         self._answers_head = answers_head
         self._chunks: list[bytes] = []
         # By task; what it is told instead of what it waits for.
-        self._interruptions: dict[asyncio.Task[Any] | None, PeerError] | None = None
+        self._interruptions: dict[asyncio.Task[Any] | None, Exception] | None = None
 
     # ---- reading
 
@@ -310,7 +310,7 @@ class ReceivingHalf(_OneWay):
         self.error = UsageError(f"Stream {self.stream_id} was given up: {error!r}.")
         return error
 
-    def interrupt(self, task: "asyncio.Task[Any]", error: PeerError) -> bool:
+    def interrupt(self, task: "asyncio.Task[Any]", error: Exception) -> bool:
         """Raise `error` in a task that waits for this half; False where it does not."""
         if not self.is_awaited_by(task):
             return False
