@@ -102,7 +102,8 @@ class UDPSocket(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, address: Address) -> None:
         self._on_datagram(data, address)
-        self._drain(self._datagrams_per_turn - 1)
+        if self._datagrams_per_turn > 1:
+            self._drain(self._datagrams_per_turn - 1)
 
     def _drain(self, count: int) -> None:
         """Take what has arrived already, so many datagrams at most."""
