@@ -10,8 +10,10 @@ from helpers.certificates.credentials import (
     explain_distrust,
     load_or_create,
 )
+from helpers.errors import CertificateFileError
 
 __all__ = [
+    "CertificateFileError",
     "Credentials",
     "Distrust",
     "check_ca_file",
