@@ -14,7 +14,16 @@ import httpx2
 from aioquic.h3.connection import ErrorCode
 
 from helpers.errors import BodyTooLarge, ContentLengthError, UsageError, in_one_line
-from helpers.stream import NAME, Fields, Half, Headers, HTTP3Stream, encode_fields
+from helpers.stream import (
+    NAME,
+    Fields,
+    Half,
+    Headers,
+    HTTP3Stream,
+    content_length,
+    encode_fields,
+    join_cookies,
+)
 
 BUFFER_BYTES = 4096
 
@@ -55,7 +64,11 @@ class Request:
         if not self.path.startswith("/") or "\0" in self.path:
             raise ValueError(in_one_line(f"{target!r} is no path"))
         self.query = httpx2.QueryParams(query.decode("utf-8"))
-        self.headers = httpx2.Headers([field for field in fields if not field[0].startswith(b":")])
+        headers = [field for field in join_cookies(fields) if not field[0].startswith(b":")]
+        self.headers = httpx2.Headers(headers)
+        hosts = {value.lower() for name, value in fields if name in (b":authority", b"host")}
+        if len(hosts) > 1:  # RFC 9114 section 4.3.1: they must be the same
+            raise ValueError(in_one_line(f"{sorted(hosts)} are several hosts"))
         if b":authority" in pseudo and "host" not in self.headers:
             self.headers["host"] = pseudo[b":authority"].decode("ascii")
         self.client = client
@@ -128,19 +141,21 @@ class Response:
         if not 100 <= status <= 599 or status == 101:
             raise UsageError(f"{status} is no status of HTTP/3 (RFC 9114 section 4.5).")
         fields = encode_fields(headers)
-        length = dict(fields).get(b"content-length")
+        try:
+            length = content_length(fields)
+        except ValueError:
+            given = b", ".join(v for name, v in fields if name == b"content-length").decode()
+            raise UsageError(f"content-length must be a number of bytes, not {given!r}.") from None
         if length is not None and (status < 200 or status == 204):
             raise UsageError(
                 f"A {status} response has no content-length (RFC 9110 section 8.6). Leave it out."
             )
-        if length is not None and not length.isdigit():
-            raise UsageError(f"content-length must be a number of bytes, not {length.decode()!r}.")
         if status < 200:
             self._sending.write_header([(b":status", b"%d" % status), *fields])
             self._sending.flush(now=False)
             return
         self.status, self._fields = status, fields
-        self._declared_bytes = int(length) if length is not None else None
+        self._declared_bytes = length
         if not self._sends_body:
             # It may be left out (RFC 9110 section 8.6), and aioquic as a client closes the whole
             # connection over a length whose body does not come.

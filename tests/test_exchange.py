@@ -360,6 +360,10 @@ def test_a_name_may_come_twice(server, client):
             "HTTP/3 has no 'Connection' header (RFC 9114 section 4.2). Leave it out.",
         ),
         ({"content-length": "ten"}, "content-length must be a number of bytes, not 'ten'."),
+        (
+            [("content-length", 1), ("Content-Length", 2)],
+            "content-length must be a number of bytes, not '1, 2'.",
+        ),
     ],
 )
 def test_a_header_that_would_break_the_stream_is_refused(server, client, headers, message):

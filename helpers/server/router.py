@@ -26,7 +26,7 @@ from helpers.connection import Address
 from helpers.errors import BodyTooLarge, ClientDisconnected, MalformedMessage, PeerError, UsageError
 from helpers.exchange import Request, Response, break_off, finish, restart
 from helpers.server.beats import Beats
-from helpers.stream import Fields, HTTP3Stream
+from helpers.stream import Fields, HTTP3Stream, content_length
 
 logger = logging.getLogger("helpers.server")
 
@@ -154,8 +154,8 @@ class Router:
             await _refuse(response, 405, f"{request.method} is not allowed\n", headers)
             return
         request.max_body_bytes = route.max_body_bytes
-        length = request.headers.get("content-length", "0")
-        if route.max_body_bytes is not None and int(length) > route.max_body_bytes:
+        length = content_length(request.headers.raw) or 0  # one number: the stream has seen to it
+        if route.max_body_bytes is not None and length > route.max_body_bytes:
             await _refuse(response, 413, "request body too large\n")
             return
         await _watched(route.handler(request, response), route, self.beats)

@@ -6,11 +6,13 @@
 
 from helpers.stream.fields import (
     CONNECTION_SPECIFIC,
+    MAX_FIELD_BYTES,
     NAME,
     Fields,
     Headers,
     content_length,
     encode_fields,
+    join_cookies,
     section_bytes,
 )
 from helpers.stream.halves import (
@@ -25,6 +27,7 @@ from helpers.stream.stream import HTTP3Stream
 __all__ = [
     "CONNECTION_SPECIFIC",
     "MAX_DATA_FRAME_BYTES",
+    "MAX_FIELD_BYTES",
     "NAME",
     "Fields",
     "HTTP3Stream",
@@ -35,5 +38,6 @@ __all__ = [
     "check_code",
     "content_length",
     "encode_fields",
+    "join_cookies",
     "section_bytes",
 ]

@@ -25,6 +25,8 @@ CONNECTION_SPECIFIC = {
     b"transfer-encoding",
     b"upgrade",
 }
+# aioquic's QPACK library (pylsqpack) takes no longer name and no longer value.
+MAX_FIELD_BYTES = 65535
 # No body is longer than a stream, and no stream than 2**62 bytes (RFC 9000 section 4.5).
 MAX_LENGTH_DIGITS = 19
 
@@ -41,6 +43,18 @@ def encode_fields(headers: Headers) -> Fields:
 def section_bytes(fields: Fields) -> int:
     """Return the size of a header section as its limit counts it (RFC 9114 section 4.2.2)."""
     return sum(len(name) + len(value) + 32 for name, value in fields)
+
+
+def join_cookies(fields: Fields) -> Fields:
+    """Return a request's fields with one `cookie` field where there are several.
+
+    Browsers send a line for each cookie; who reads them knows one list (RFC 9114 section 4.2.1).
+    """
+    crumbs = [value for name, value in fields if name == b"cookie"]
+    if len(crumbs) < 2:
+        return fields
+    others = [field for field in fields if field[0] != b"cookie"]
+    return [*others, (b"cookie", b"; ".join(crumbs))]
 
 
 def content_length(fields: Fields) -> int | None:
@@ -63,6 +77,12 @@ def _encode(name: str | bytes, value: object) -> tuple[bytes, bytes]:
     if not NAME.fullmatch(key) or FORBIDDEN_IN_VALUE.search(content):
         text = content.decode(errors="replace")
         raise UsageError(f"{shown!r}: {text!r} is no header (RFC 9110 section 5).")
+    for part in (key, content):
+        if len(part) > MAX_FIELD_BYTES:
+            raise UsageError(
+                f"The header {shown[:40]!r} has {len(part)} bytes, {MAX_FIELD_BYTES} at most can "
+                "be sent. Send it in the body."
+            )
     if key in CONNECTION_SPECIFIC:
         raise UsageError(f"HTTP/3 has no {shown!r} header (RFC 9114 section 4.2). Leave it out.")
     return key, content

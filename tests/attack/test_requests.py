@@ -52,6 +52,8 @@ NONSENSE = {
     "no scheme": [GET[0], *GET[2:]],
     "CONNECT without a path": [(b":method", b"CONNECT"), (b":authority", b"localhost:1")],
     "an authority that is no text": [*GET[:2], (b":authority", b"\xff"), GET[3]],
+    "a host that is not the authority": [*GET, (b"host", b"other.test")],
+    "two hosts, one of them the authority": [*GET, (b"host", GET[2][1]), (b"host", b"other.test")],
 }
 
 
@@ -64,6 +66,26 @@ def test_a_request_that_makes_no_sense_gets_400_and_one_line(target, fields):
     (line,) = said(target)
     assert line.startswith("400 on stream 0: ")
     assert "\x1b" not in line
+
+
+def test_a_host_beside_the_same_authority_is_served(target):
+    with Attacker(target.port) as attacker:
+        attacker.write(0, headers([*GET, (b"host", GET[2][1].upper())]), fin=True)
+        assert b"hello" in attacker.answer().data
+
+
+def test_a_length_that_is_said_twice_is_compared_with_the_limit(target):
+    @target.server.route("/limited", max_body_bytes=1000)
+    async def limited(request, response):
+        await response.write(f"{len(await request.read())} bytes")
+
+    with Attacker(target.port) as attacker:
+        four, many = [(b"content-length", b"4")] * 2, [(b"content-length", b"2000")] * 2
+        attacker.write(0, request(b"/limited", four, method=b"POST") + data(b"four"), fin=True)
+        assert b"4 bytes" in attacker.answer().data
+        attacker.write(4, request(b"/limited", many, method=b"POST"))
+        assert b"too large" in attacker.answer(4).data
+    assert target.server.errors == []
 
 
 def test_a_body_above_the_limit_is_one_line_and_no_traceback(target):

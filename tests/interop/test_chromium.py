@@ -236,6 +236,22 @@ def test_server_sent_events_reach_an_event_source(page, site):
     assert ticks == [[str(number), f"number {number}"] for number in range(3)]
 
 
+def test_a_pages_cookies_are_one_header(page, site):
+    """A browser sends a line for each (RFC 9114 section 4.2.1)."""
+
+    @site.route("/cookies")
+    async def cookies(request, response):
+        assert request.headers.get_list("cookie") == [request.headers["cookie"]]
+        await response.write(request.headers["cookie"])
+
+    said = page.evaluate("""(async () => {
+        for (const name of ["one", "two", "three"])
+            document.cookie = `${name}=${name.repeat(20)}; path=/`;
+        return await (await fetch("/cookies")).text();
+    })()""")
+    assert said == "; ".join(f"{name}={name * 20}" for name in ("one", "two", "three"))
+
+
 def test_a_page_uploads(page, site):
     @site.route("/upload")
     async def upload(request, response):
