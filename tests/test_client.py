@@ -10,7 +10,7 @@ import queue
 import random
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx2
 import pytest
@@ -429,6 +429,64 @@ def test_a_header_field_that_cannot_be_sent(client, who):
         client.get(who, headers={"x-lines": "one\ntwo"})
     assert str(caught.value) == "'x-lines': 'one\\ntwo' is no header (RFC 9110 section 5)."
     assert client.get(who, headers={"x-padded": " one "}).text == port  # the connection lives
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "said"),
+    [
+        ("G T", {}, "'G T', 3 bytes, is no method (RFC 9110 section 9.1)."),
+        ("G\nT", {}, "'G\\nT', 3 bytes, is no method (RFC 9110 section 9.1)."),
+        ("G" * 70_000, {}, f"'{'G' * 40}', 70000 bytes, is no method (RFC 9110 section 9.1)."),
+        ("GET", {"host": "a b"}, "'a b', 3 bytes, is no host (RFC 9110 section 7.2)."),
+        ("GET", {"host": "a\r\nb"}, "'a\\r\\nb', 4 bytes, is no host (RFC 9110 section 7.2)."),
+        (
+            "GET",
+            {"host": "a" * 70_000},
+            f"'{'a' * 40}', 70000 bytes, is no host (RFC 9110 section 7.2).",
+        ),
+        (
+            "POST",
+            {"content-length": "abc"},
+            "This request cannot be sent: its content-length is not one number of bytes.",
+        ),
+        (
+            "GET",
+            {"n" * 70_000: "1"},
+            f"The header '{'n' * 40}' has 70000 bytes, 65535 at most can be sent. "
+            "Send it in the body.",
+        ),
+    ],
+)
+def test_a_request_that_cannot_be_sent_harms_no_other(client, server, who, method, headers, said):
+    """A peer closes the whole connection over these, and aioquic forgets where its stream was."""
+    gate = Future()
+
+    @server.route("/neighbour")
+    async def neighbour(request, response):
+        await response.write("one")
+        await response.flush()
+        await asyncio.wrap_future(gate)
+        await response.write("two")
+
+    with client.stream("GET", server.url("/neighbour")) as response:
+        chunks = response.iter_text()
+        assert next(chunks) == "one"
+        with pytest.raises(httpx2.LocalProtocolError) as caught:
+            client.request(method, who, headers=headers)
+        assert str(caught.value) == said
+        gate.set_result(None)
+        assert next(chunks) == "two"
+    assert client.get(who).status_code == 200
+
+
+def test_a_ca_file_is_read_when_it_is_named(credentials, server, tmp_path, monkeypatch):
+    """What happens to it later, or to the folder that its path starts in, changes nothing."""
+    (tmp_path / "ca.pem").write_bytes(credentials.ca_file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with httpx2.Client(transport=HTTP3Transport(ca_file="ca.pem")) as client:
+        (tmp_path / "ca.pem").unlink()
+        monkeypatch.chdir("/")
+        assert client.get(server.url("/nowhere")).status_code == 404
 
 
 def test_a_large_header_section_passes(client, server):

@@ -146,8 +146,8 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     new.replace(path)
 
 
-def check_ca_file(path: str | os.PathLike[str]) -> None:
-    """Check that a client can trust what is in `path`: a root CA, or a self-signed certificate.
+def check_ca_file(path: str | os.PathLike[str]) -> list[x509.Certificate]:
+    """Return the certificates in `path`, where a client can trust one: a root CA, or a self-signed.
 
     Raises CertificateFileError with the path, what is wrong with it, and the remedy.
     """
@@ -158,6 +158,7 @@ def check_ca_file(path: str | os.PathLike[str]) -> None:
             f"{path} holds no root CA: what is in it was issued by {issuer}. Pass the file of that "
             "one, such as ca.pem."
         )
+    return certificates
 
 
 def check_key_pair(

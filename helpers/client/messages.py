@@ -7,6 +7,7 @@ the connection.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -30,16 +31,19 @@ from helpers.errors import (
 from helpers.stream import (
     CONNECTION_SPECIFIC,
     MAX_DATA_FRAME_BYTES,
+    MAX_FIELD_BYTES,
     Fields,
     Half,
     HTTP3Stream,
+    content_length,
     encode_fields,
 )
 
 T = TypeVar("T")
 
-# aioquic's QPACK library (pylsqpack) takes no longer value.
-MAX_VALUE_BYTES = 65535
+# What a peer would close the whole connection over (RFC 9110 sections 5.6.2 and 7.2): blanks, say.
+METHOD = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+AUTHORITY = re.compile(rb"[!-~]+")
 
 Timeouts = Mapping[str, float | None]
 
@@ -57,27 +61,29 @@ def request_fields(request: httpx2.Request) -> Fields:
 
     Raises httpx2.LocalProtocolError for a header that cannot be sent.
     """
-    pseudo = [
-        (b":method", request.method.encode()),
-        (b":scheme", b"https"),
-        (b":authority", request.headers.get("host", "").encode() or request.url.netloc),
-        (b":path", request.url.raw_path),
-    ]
+    method, path = request.method.encode(), request.url.raw_path
+    authority = request.headers.get("host", "").encode() or request.url.netloc
+    for part, what, pattern in (
+        (method, "method (RFC 9110 section 9.1)", METHOD),
+        (authority, "host (RFC 9110 section 7.2)", AUTHORITY),
+        (path, "path (RFC 9110 section 4.2)", AUTHORITY),
+    ):
+        if not pattern.fullmatch(part) or len(part) > MAX_FIELD_BYTES:
+            shown = part[:40].decode(errors="replace")
+            raise httpx2.LocalProtocolError(f"{shown!r}, {len(part)} bytes, is no {what}.")
     # `host` is :authority here, and what httpx2 says about an HTTP/1.1 connection has no place in
     # HTTP/3 (RFC 9114 sections 4.2 and 4.3.1).
     left_out = CONNECTION_SPECIFIC | {b"host"}
     headers = [field for field in request.headers.raw if field[0].lower() not in left_out]
     try:
         fields = encode_fields(headers)
+        content_length(fields)
     except UsageError as error:
         raise httpx2.LocalProtocolError(str(error)) from error
-    for name, value in fields:
-        if len(value) > MAX_VALUE_BYTES:
-            raise httpx2.LocalProtocolError(
-                f"The header {name.decode()!r} has {len(value)} bytes, {MAX_VALUE_BYTES} at most "
-                "can be sent. Send it in the body."
-            )
-    return pseudo + fields
+    except ValueError as error:
+        raise httpx2.LocalProtocolError(f"This request cannot be sent: {error}.") from error
+    pseudo = [(b":method", method), (b":scheme", b"https"), (b":authority", authority)]
+    return [*pseudo, (b":path", path), *fields]
 
 
 async def receive_response(

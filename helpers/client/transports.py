@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx2
 from aioquic.quic.configuration import QuicConfiguration
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from helpers.background import Background
 from helpers.certificates import check_ca_file
@@ -60,9 +61,11 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         connect_timeout_s: float = 3.0,
         wire: Observer | None = None,
     ) -> None:
+        # Read once: the file may be gone, or its path lead elsewhere, when a connection is made.
+        self._ca_pem: bytes | None = None
         if ca_file is not None:
-            check_ca_file(ca_file)
-        self._ca_file = ca_file
+            trusted = check_ca_file(ca_file)
+            self._ca_pem = b"".join(one.public_bytes(Encoding.PEM) for one in trusted)
         self._verify = verify
         self._connect_timeout_s = connect_timeout_s
         self._wire = wire
@@ -183,8 +186,8 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
 
     def _new_configuration(self) -> QuicConfiguration:
         configuration = new_configuration(is_client=True, wire=self._wire)
-        if self._ca_file is not None:
-            configuration.load_verify_locations(cafile=str(self._ca_file))
+        if self._ca_pem is not None:
+            configuration.load_verify_locations(cadata=self._ca_pem)
         if not self._verify:
             configuration.verify_mode = ssl.CERT_NONE
         return configuration
