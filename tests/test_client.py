@@ -17,8 +17,10 @@ import pytest
 from aioquic.h3.connection import ErrorCode
 from aioquic.h3.events import DataReceived, HeadersReceived
 
+from helpers.certificates import load_or_create
 from helpers.client import AsyncHTTP3Transport, HTTP3Transport
 from helpers.errors import ClientDisconnected, UsageError
+from helpers.server import Server
 from tests.interop.scripted import scripted_server
 
 WAIT_S = 30.0  # for what happens at once
@@ -477,6 +479,66 @@ def test_a_request_that_cannot_be_sent_harms_no_other(client, server, who, metho
         gate.set_result(None)
         assert next(chunks) == "two"
     assert client.get(who).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost.", "app.localhost", "[0:0:0:0:0:0:0:1]", "LOCALHOST"])
+def test_the_names_of_this_machine_need_no_lookup(tmp_path, host):
+    """RFC 6761 section 6.3; and a certificate has no dot at the end of a name."""
+    names = ("localhost", "app.localhost", "127.0.0.1", "::1")
+    files = load_or_create(tmp_path, names)
+    with (
+        Server(files.cert_file, files.key_file) as server,
+        httpx2.Client(transport=HTTP3Transport(ca_file=files.ca_file)) as client,
+    ):
+        assert client.get(f"https://{host}:{server.port}/nowhere").status_code == 404
+
+
+@pytest.mark.parametrize("port", [0, 99999])
+def test_a_port_that_is_none_is_refused(client, port):
+    with pytest.raises((httpx2.LocalProtocolError, httpx2.InvalidURL)) as caught:
+        client.get(f"https://localhost:{port}/")
+    assert str(port) in str(caught.value)
+
+
+def test_a_client_that_another_thread_closes_raises_what_httpx2_raises(credentials, server):
+    arrived = threading.Event()
+
+    @server.route("/silent")
+    async def silent(request, response):
+        arrived.set()
+        await asyncio.Event().wait()
+
+    client = httpx2.Client(transport=HTTP3Transport(ca_file=credentials.ca_file))
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(client.get, server.url("/silent"), timeout=WAIT_S)
+        assert arrived.wait(WAIT_S)
+        client.close()
+        assert isinstance(asking.exception(WAIT_S), httpx2.TransportError)
+
+
+@pytest.mark.anyio
+async def test_a_client_belongs_to_the_loop_that_uses_it(new_async_client, who):
+    """On another one that runs, its sockets would never wake anybody."""
+    async with new_async_client() as client:
+        port = (await client.get(who)).text
+
+        async def ask():
+            return await client.get(who)
+
+        with pytest.raises(httpx2.LocalProtocolError, match="in use on another event loop"):
+            await asyncio.to_thread(asyncio.run, ask())
+        assert (await client.get(who)).text == port
+
+
+def test_a_client_whose_loop_has_ended_may_be_used_on_a_new_one(credentials, who):
+    client = httpx2.AsyncClient(transport=AsyncHTTP3Transport(ca_file=credentials.ca_file))
+
+    async def ask_and_leave():
+        response = await client.get(who)
+        client._transport.disconnect()
+        return response.status_code
+
+    assert [asyncio.run(ask_and_leave()) for _ in range(2)] == [200, 200]
 
 
 def test_a_ca_file_is_read_when_it_is_named(credentials, server, tmp_path, monkeypatch):

@@ -4,7 +4,9 @@ Every case runs over both transports. Messages are compared in full: learners re
 """
 
 import asyncio
+import errno
 import logging
+import os
 import socket
 import threading
 import time
@@ -22,7 +24,7 @@ from aioquic.h3.events import HeadersReceived
 
 from helpers.certificates import load_or_create
 from helpers.client import AsyncHTTP3Transport, HTTP3Transport
-from helpers.connection import configuration, http3
+from helpers.connection import configuration, http3, udp
 from helpers.errors import CertificateFileError, ConnectionLost, MalformedMessage, StreamReset
 from helpers.server import Server
 from tests.interop.processes import server_process
@@ -249,6 +251,17 @@ def test_a_ca_that_is_not_trusted(side, server):
     )
     assert failed.seconds < HANDSHAKE_S
     assert isinstance(failed.cause, ConnectionLost)
+
+
+def test_what_this_machine_cannot_do_is_said(client, monkeypatch):
+    def refuse(family):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(udp, "_new_socket", refuse)
+    with pytest.raises(httpx2.ConnectError) as caught:
+        client.get("https://localhost:4433/")
+    text = os.strerror(errno.EMFILE)
+    assert str(caught.value) == f"This machine cannot send to localhost:4433 (UDP): {text}."
 
 
 def test_a_server_hears_that_its_certificate_was_refused(side, server, caplog):

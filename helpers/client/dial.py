@@ -18,7 +18,7 @@ from aioquic.tls import AlertDescription
 from cryptography.x509 import Certificate
 
 from helpers.certificates import explain_distrust
-from helpers.connection import Address, Driver, UDPSocket, distrust_of
+from helpers.connection import NOBODY_LISTENS, Address, Driver, UDPSocket, distrust_of
 from helpers.errors import ConnectionLost
 
 # RFC 9001 section 4.8: a TLS alert closes a QUIC connection with 0x100 plus its number.
@@ -48,28 +48,41 @@ async def connect(
     """
     addresses = await _resolve(host, port)
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    nobody: Exception | None = None
+    nobody: Exception | None = None  # the reason that says most
     for tried, (family, address) in enumerate(addresses):
         configuration = new_configuration()
-        configuration.server_name = host
+        configuration.server_name = _canonical(host)
         # One that does not answer must leave time for the next: localhost may be ::1 or 127.0.0.1.
         left_s = asked_at + timeout_s - asyncio.get_running_loop().time()
         attempt_s = left_s / (len(addresses) - tried)
         try:
             return await _attempt(family, address, configuration, attempt_s)
-        except (TimeoutError, OSError) as error:
-            if not isinstance(nobody, TimeoutError):  # silence says less, and took longer
+        except OSError as error:  # TimeoutError is one
+            if nobody is None or _weight(error) >= _weight(nobody):
                 nobody = error
         except _HandshakeFailed as failure:
             raise httpx2.ConnectError(_why(failure, host, where)) from failure.lost
     kind = httpx2.ConnectTimeout if isinstance(nobody, TimeoutError) else httpx2.ConnectError
+    text = f"No HTTP/3 server answered at {where} (UDP) within {timeout_s:g} s. "
+    text += "Is the server's cell running?"
+    if isinstance(nobody, OSError) and _weight(nobody) == 0:
+        text = f"This machine cannot send to {where} (UDP): {nobody.strerror or nobody}."
     try:
-        raise kind(
-            f"No HTTP/3 server answered at {where} (UDP) within {timeout_s:g} s. "
-            "Is the server's cell running?"
-        ) from nobody
+        raise kind(text) from nobody
     finally:
         del nobody  # it holds this frame
+
+
+def _weight(error: Exception) -> int:
+    """Return how much an attempt's end tells: silence took longest, a closed port is an answer."""
+    return 2 if isinstance(error, TimeoutError) else int(isinstance(error, NOBODY_LISTENS))
+
+
+def _canonical(host: str) -> str:
+    """Return a host as a certificate names it: no dot at its end, an address in its short form."""
+    with contextlib.suppress(ValueError):  # a name, then
+        return str(ipaddress.ip_address(host))
+    return host.removesuffix(".")
 
 
 class _HandshakeFailed(Exception):
@@ -126,12 +139,15 @@ def _why(failure: _HandshakeFailed, host: str, where: str) -> str:
 
 
 async def _resolve(host: str, port: int) -> Resolved:
-    if host == "localhost":  # RFC 6761 section 6.3: always this machine, no lookup
+    name = host.removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        # RFC 6761 section 6.3: always this machine, no lookup
         return [(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port, 0, 0))]
     with contextlib.suppress(ValueError):  # a name, then
-        if ipaddress.ip_address(host).version == 6:
-            return [(socket.AF_INET6, (host, port, 0, 0))]
-        return [(socket.AF_INET, (host, port))]
+        address = ipaddress.ip_address(host)  # answers come from its short form
+        if address.version == 6:
+            return [(socket.AF_INET6, (str(address), port, 0, 0))]
+        return [(socket.AF_INET, (str(address), port))]
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except socket.gaierror as error:

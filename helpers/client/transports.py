@@ -69,6 +69,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         self._verify = verify
         self._connect_timeout_s = connect_timeout_s
         self._wire = wire
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._connections: dict[tuple[str, int], Driver] = {}
         # Those too that were replaced while a response was still on its way.
         self._all: weakref.WeakSet[Driver] = weakref.WeakSet()
@@ -157,7 +158,11 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
             raise httpx2.UnsupportedProtocol(
                 f"HTTP/3 has https:// URLs only (RFC 9114 section 3.1), not {str(url)!r}."
             )
-        origin = (url.host, url.port or 443)
+        port = 443 if url.port is None else url.port
+        if not 0 < port < 65536:
+            raise httpx2.LocalProtocolError(f"{port} is no UDP port: they go from 1 to 65535.")
+        self._belong_to_this_loop()
+        origin = (url.raw_host.decode("ascii"), port)
         # The time in which another request connects in vain counts: sixteen requests to a silent
         # server take one time-out, not sixteen.
         asked_at = asyncio.get_running_loop().time()
@@ -174,6 +179,20 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
             self._connections[origin] = driver
             self._all.add(driver)
             return driver, False
+
+    def _belong_to_this_loop(self) -> None:
+        """Use the running loop; raises httpx2.LocalProtocolError where another one is in use."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None and self._loop.is_running():
+            raise httpx2.LocalProtocolError(
+                "This client is in use on another event loop, which runs. Make one for each loop."
+            )
+        # What belonged to a loop that has ended went with it.
+        self._loop = loop
+        self._connections.clear()
+        self._dialing.clear()
 
     def _forget(self, driver: Driver) -> None:
         """Use a connection for no more requests; streams that are still on it go on."""
@@ -220,12 +239,15 @@ class HTTP3Transport(httpx2.BaseTransport):
         """
         self._background.start()
         assert isinstance(request.stream, httpx2.SyncByteStream), "httpx2.Client made it"
-        if known_body(request) is not None:
-            response = self._background.run(self._transport.handle_async_request(request))
-        else:
-            body = CallersBody(request.stream)
-            sending = self._transport.send(request, body)
-            response = self._background.run(sending, meanwhile=body.make_pieces)
+        try:
+            if known_body(request) is not None:
+                response = self._background.run(self._transport.handle_async_request(request))
+            else:
+                body = CallersBody(request.stream)
+                sending = self._transport.send(request, body)
+                response = self._background.run(sending, meanwhile=body.make_pieces)
+        except UsageError as error:  # closed by another thread meanwhile, or a forked process
+            raise httpx2.ReadError(str(error)) from error
         assert isinstance(response.stream, ResponseBody), "receive_response made it"
         response.stream = BlockingBody(self, self._background, response.stream)
         return response

@@ -13,10 +13,11 @@ from helpers.connection.configuration import (
 )
 from helpers.connection.driver import Driver
 from helpers.connection.http3 import ConnectionState, HTTP3Connection, OnRequest
-from helpers.connection.udp import UDPSocket, means_unavailable
+from helpers.connection.udp import NOBODY_LISTENS, UDPSocket, means_unavailable
 
 __all__ = [
     "MAX_DATAGRAM_BYTES",
+    "NOBODY_LISTENS",
     "Address",
     "ConnectionState",
     "Driver",
