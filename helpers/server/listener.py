@@ -64,6 +64,7 @@ class Listener:
         self._sockets: list[UDPSocket] = []
         self._by_id: dict[bytes, Driver] = {}
         self._ids: dict[Driver, set[bytes]] = {}
+        self._endpoints: dict[Driver, UDPSocket] = {}
         self._tokens = Tokens()
 
     @property
@@ -115,7 +116,10 @@ class Listener:
                 header = None
             driver = self._by_id.get(header.destination_cid) if header is not None else None
             if driver is not None:
-                driver.receive(data, address)
+                # One that comes by another socket is lost: an answer to its address, of another
+                # family, would end the socket that the connection began on, for everybody.
+                if self._endpoints[driver] is endpoint:
+                    driver.receive(data, address)
             elif len(data) >= MIN_FIRST_DATAGRAM_BYTES:
                 self._welcome(header, data, address, endpoint)
 
@@ -168,6 +172,7 @@ class Listener:
             retry_id=header.destination_cid if original_id else None,
         )
         self._ids[driver] = set()
+        self._endpoints[driver] = endpoint
         driver.receive(data, address)
         if driver.transmit() == 0:
             # Nothing in it could be decrypted, or there would be an acknowledgement: no client.
@@ -186,6 +191,7 @@ class Listener:
 
     def _forget(self, driver: Driver) -> None:
         connection_ids = self._ids.pop(driver)
+        del self._endpoints[driver]
         for connection_id in connection_ids:
             self._by_id.pop(connection_id, None)
         if connection_ids:  # a stranger's that made no sense has none

@@ -1,6 +1,8 @@
 """QUIC that breaks its rules, behind a handshake that was completed: the error code of RFC 9000
 section 20.1."""
 
+import contextlib
+import socket
 import time
 
 import pytest
@@ -10,6 +12,7 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from helpers.connection.aioquic_inside import STREAM_WINDOW_BYTES, quic
 from helpers.connection.aioquic_inside.quic import MAX_UNIDIRECTIONAL_STREAMS
 from helpers.stream.halves import MAX_WAITING_DATAGRAM_BYTES
+from tests.attack.conftest import AT_ONCE_S
 from tests.attack.tools import GET, WAIT_S, Attacker, headers, request, varint
 
 STREAM = QuicFrameType.STREAM_BASE | 6  # with an offset and a length
@@ -151,3 +154,17 @@ def test_datagrams_that_nobody_fetches_are_few_and_small(target):
             attacker.frame(QuicFrameType.DATAGRAM_WITH_LENGTH, varint(len(content)) + content)
             target.serves()
         assert len(ours.streams[4].receiving._datagrams) == MAX_WAITING_DATAGRAM_BYTES // 60_000
+
+
+def test_a_packet_that_comes_by_the_servers_other_socket_harms_nobody(target):
+    """It is lost, and its connection goes on where it began."""
+    with Attacker(target.port) as attacker:
+        attacker.quic.send_ping(1)
+        packets = [data for data, _ in attacker.quic.datagrams_to_send(now=time.monotonic())]
+        # A machine without IPv6 has no other socket, and nothing to show.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six:
+            for packet in packets:
+                six.sendto(packet, ("::1", target.port))
+        assert target.serves() < AT_ONCE_S
+        assert b"hello" in attacker.ask()
+    assert target.serves() < AT_ONCE_S
