@@ -47,16 +47,11 @@ from helpers.connection.aioquic_inside.quic import (
 )
 from helpers.errors import HeaderTooLarge
 from helpers.stream import CONNECTION_SPECIFIC
+from tests.pair import POST as REQUEST
 
 ROOT = Path(__file__).parent.parent
 LOOPBACK = ("127.0.0.1", 4433)
 ELSEWHERE = ("192.0.2.1", 4433)
-REQUEST = [
-    (b":method", b"POST"),
-    (b":scheme", b"https"),
-    (b":authority", b"localhost"),
-    (b":path", b"/"),
-]
 STEP_S = 0.001
 
 
