@@ -360,6 +360,25 @@ async def test_both_ends_on_real_sockets_are_freed_once_the_server_closed(creden
         await both.watched.all_go()
 
 
+async def test_a_client_whose_datagrams_nobody_takes_any_more_is_freed(credentials):
+    """The system tells it while it sends: the error holds the frames that it was raised in."""
+    async with Both(credentials) as both:
+        assert (await both.http.get(both.url)).text == "words"
+        both.watch("client", both.transport._all)
+        for driver in both.listener._ids.copy():
+            driver.abandon("killed, so that the client does not hear of it")
+        both.listener.close()
+        for driver in both.transport._all:
+            async with asyncio.timeout(WAIT_S):
+                while driver.connection.lost is None:
+                    driver.connection.ping()
+                    driver.transmit()
+                    await asyncio.sleep(0)
+        del driver
+        await both.http.aclose()
+        await both.watched.all_go()
+
+
 async def test_a_connection_that_is_closed_amid_a_response_is_freed(credentials):
     async with Both(credentials) as both:
         await both.http.get(both.url)

@@ -101,7 +101,8 @@ async def _attempt(
     refused: list[OSError] = []
 
     def on_error(error: OSError) -> None:
-        refused.append(error)
+        # Its traceback holds the frames that sent, and they this driver.
+        refused.append(error.with_traceback(None))
         driver.abandon(f"port {address[1]} is closed")
 
     driver = Driver(
