@@ -32,8 +32,9 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.stream import QuicStreamReceiver
-from aioquic.tls import Epoch
+from aioquic.tls import Context, Epoch
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from helpers.connection import MAX_DATAGRAM_BYTES, aioquic_inside
 from helpers.connection.aioquic_inside import STREAM_WINDOW_BYTES, HTTP3Layer, QUICLayer, texts
@@ -45,6 +46,7 @@ from helpers.connection.aioquic_inside.quic import (
     MAX_PENDING_CRYPTO_BYTES,
     MAX_UNIDIRECTIONAL_STREAMS,
 )
+from helpers.connection.aioquic_inside.tls import TLSLayer
 from helpers.errors import HeaderTooLarge
 from helpers.stream import CONNECTION_SPECIFIC
 from tests.pair import POST as REQUEST
@@ -167,9 +169,12 @@ def test_the_installed_aioquic_is_the_one_this_was_written_against():
 
 SIGNATURES = {
     # What is overridden.
+    QuicConnection._initialize: "self peer_cid",
     QuicConnection.receive_datagram: "self data addr now",
     QuicConnection._write_stream_limits: "self builder space stream",
     QuicConnection._handle_crypto_frame: "self context frame_type buf",
+    Context._client_handle_certificate_verify: "self input_buf",
+    Context._signature_algorithms_for_private_key: "self",
     H3Connection.handle_event: "self event",
     H3Connection._init_connection: "self",
     H3Connection._get_local_settings: "self",
@@ -205,6 +210,10 @@ ATTRIBUTES = {
     "server._quic_logger": QuicLoggerTrace,
     "client._quic_logger": type(None),
     "client.tls._peer_certificate": x509.Certificate,
+    "client.tls._server_name": type(None),
+    "client.tls._signature_algorithms": list,
+    "client.tls._verify_mode": ssl.VerifyMode,
+    "server.tls.certificate_private_key": ec.EllipticCurvePrivateKey,
     "client.tls.received_extensions": list,
     "stream.max_stream_data_local": int,
     "stream.max_stream_data_local_sent": int,
@@ -273,6 +282,8 @@ def test_nothing_hides_a_name_of_aioquics_by_accident():
     theirs = QuicConnection(configuration=configuration)
     _hides_only_what_is_overridden(ours, theirs, {"_unread_bytes"})
     _hides_only_what_is_overridden(HTTP3Layer(ours), H3Connection(ours), set())
+    context = Context(is_client=True)
+    _hides_only_what_is_overridden(TLSLayer(context), context, set())
 
 
 def _hides_only_what_is_overridden(ours, theirs, attributes):

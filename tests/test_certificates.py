@@ -22,14 +22,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from helpers.certificates import credentials as certificates
-from helpers.certificates import describe, load_or_create, pem
+from helpers.certificates import describe, extensions, load_or_create, pem
 from helpers.certificates.credentials import (
     check_ca_file,
     check_key_pair,
-    explain_distrust,
     spki_sha256,
 )
-from helpers.connection import distrust_of
 from helpers.errors import CertificateFileError, UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -442,7 +440,7 @@ def test_files_with_windows_line_ends_and_blank_lines_are_read(tmp_path):
     chain = credentials.cert_file.read_bytes() + b"\n" + credentials.ca_file.read_bytes() + b"\n"
     credentials.cert_file.write_bytes(chain.replace(b"\n", b"\r\n"))
     certificates_read, _ = check_key_pair(credentials.cert_file, credentials.key_file)
-    assert [pem.is_ca(certificate) for certificate in certificates_read] == [False, True]
+    assert [extensions.is_ca(certificate) for certificate in certificates_read] == [False, True]
 
 
 def test_a_wrong_file_is_a_usage_error():
@@ -456,64 +454,3 @@ def test_the_hash_of_the_public_key_is_what_chromium_takes(tmp_path):
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     assert base64.b64decode(spki_sha256(credentials.cert_file)) == hashlib.sha256(der).digest()
-
-
-# explain_distrust: the reasons come from aioquic itself
-
-
-def refuse(ca, certificate, name):
-    leaf = x509.load_pem_x509_certificate(certificate.cert_chain_pems[0].bytes())
-    with pytest.raises(tls.Alert) as caught:
-        tls.verify_certificate(leaf, server_name=name, cadata=ca.cert_pem.bytes())
-    reason = str(caught.value)
-    return (
-        explain_distrust(distrust_of(reason), leaf, name, reason),
-        explain_distrust(distrust_of(reason), None, name, reason),
-    )
-
-
-def test_an_unknown_issuer_is_explained():
-    message = (
-        "Certificate not trusted: unable to get local issuer certificate. "
-        "Pass ca_file=... of the CA that issued it."
-    )
-    assert refuse(trustme.CA(), trustme.CA().issue_cert("localhost"), "localhost") == (
-        message,
-        message,
-    )
-
-
-@pytest.mark.parametrize("name", ["example.test", "127.0.0.2", "::2"])
-def test_a_wrong_name_is_explained(name):
-    ca = trustme.CA()
-    certificate = ca.issue_cert("localhost", "127.0.0.1", "::1")
-    assert refuse(ca, certificate, name) == (
-        f"Certificate is for localhost, 127.0.0.1, ::1, not for '{name}'.",
-        f"Certificate is for other names, not for '{name}'.",
-    )
-
-
-def test_a_certificate_without_names_is_explained():
-    ca = trustme.CA()
-    with_details, _ = refuse(ca, ca.issue_cert(common_name="localhost"), "localhost")
-    assert with_details == "Certificate is for no name, not for 'localhost'."
-
-
-def test_an_expired_certificate_is_explained():
-    ca = trustme.CA()
-    validity = {"not_before": datetime(2019, 1, 1), "not_after": datetime(2020, 1, 1, 12)}
-    remedy = "Make a new one, or set this machine's clock."
-    assert refuse(ca, ca.issue_cert("localhost", **validity), "localhost") == (
-        f"Certificate expired on 2020-01-01 12:00 UTC. {remedy}",
-        f"Certificate expired. {remedy}",
-    )
-
-
-def test_a_certificate_from_the_future_is_explained():
-    ca = trustme.CA()
-    validity = {"not_before": datetime(2219, 1, 1), "not_after": datetime(2220, 1, 1)}
-    remedy = "Make a new one, or set this machine's clock."
-    assert refuse(ca, ca.issue_cert("localhost", **validity), "localhost") == (
-        f"Certificate is not valid before 2219-01-01 00:00 UTC. {remedy}",
-        f"Certificate is not valid yet. {remedy}",
-    )

@@ -1,4 +1,4 @@
-"""Certificates: made by `credentials`, read from files and refused with a reason by `pem`."""
+"""Certificates: made by `credentials`, read from files by `pem`; `extensions`: their use."""
 
 from helpers.certificates.credentials import (
     Credentials,
@@ -10,6 +10,7 @@ from helpers.certificates.credentials import (
     explain_distrust,
     load_or_create,
 )
+from helpers.certificates.extensions import is_for, why_not_for_servers
 from helpers.errors import CertificateFileError
 
 __all__ = [
@@ -21,5 +22,7 @@ __all__ = [
     "create",
     "describe",
     "explain_distrust",
+    "is_for",
     "load_or_create",
+    "why_not_for_servers",
 ]

@@ -25,7 +25,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
-from helpers.certificates import pem
+from helpers.certificates import extensions, pem
 from helpers.errors import CertificateFileError
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -96,7 +96,7 @@ def _serve(files: Credentials, names: Sequence[str]) -> bool:
         return False
     now = datetime.now(UTC)
     in_time = leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc - MARGIN
-    return in_time and {_as_in_certificate(name) for name in names} <= set(pem.names(leaf))
+    return in_time and {_as_in_certificate(name) for name in names} <= set(extensions.names(leaf))
 
 
 def _as_in_certificate(name: str) -> str:
@@ -193,6 +193,10 @@ class Distrust(Enum):
     EXPIRED = "expired"
     NOT_YET_VALID = "not valid yet"
     WRONG_NAME = "for other names"
+    WRONG_USE = "not for servers"
+    ISSUER_EXPIRED = "of an issuer whose own has expired"
+    ISSUER_NOT_YET_VALID = "of an issuer whose own is not valid yet"
+    INVALID = "against a rule of those that issued it"
     UNKNOWN_ISSUER = "of an issuer that is not trusted"
 
 
@@ -211,8 +215,25 @@ def explain_distrust(
         since = f"before {_time(certificate.not_valid_before_utc)}" if certificate else "yet"
         return f"Certificate is not valid {since}. Make a new one, or set this machine's clock."
     if distrust is Distrust.WRONG_NAME:
-        names = (", ".join(pem.names(certificate)) or "no name") if certificate else "other names"
+        names = (
+            (", ".join(extensions.names(certificate)) or "no name")
+            if certificate
+            else "other names"
+        )
         return f"Certificate is for {names}, not for {server_name!r}."
+    if distrust is Distrust.WRONG_USE:
+        return f"Certificate is {reason}. Have one issued that is."
+    if distrust in (Distrust.ISSUER_EXPIRED, Distrust.ISSUER_NOT_YET_VALID):
+        what = "has expired" if distrust is Distrust.ISSUER_EXPIRED else "is not valid yet"
+        return (
+            f"Certificate not accepted: that of a CA above it {what}. Make new ones, the CA's too, "
+            "or set this machine's clock."
+        )
+    if distrust is Distrust.INVALID:
+        return (
+            f"Certificate not accepted: {reason}. A CA above it does not allow it, or it is "
+            "damaged: have it issued anew."
+        )
     return f"Certificate not trusted: {reason}. Pass ca_file=... of the CA that issued it."
 
 
@@ -280,12 +301,12 @@ def _describe(
         title=title,
         subject=certificate.subject.rfc4514_string(),
         issuer=certificate.issuer.rfc4514_string(),
-        names=tuple(pem.names(certificate)),
+        names=tuple(extensions.names(certificate)),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         key_type=_key_type(certificate.public_key()),
         sha256=certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
-        is_ca=pem.is_ca(certificate),
+        is_ca=extensions.is_ca(certificate),
         chain=chain,
     )
 

@@ -9,7 +9,6 @@ the functions below, so that the message names the file, what was found in it, a
 import os
 import re
 from pathlib import Path
-from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -19,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, Pub
 from helpers.errors import CertificateFileError
 
 FilePath = str | os.PathLike[str]
-Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 
 def read_certificates(path: FilePath) -> list[x509.Certificate]:
@@ -93,29 +91,7 @@ def _read_bytes(path: Path) -> bytes:
         ) from error
 
 
-def names(certificate: x509.Certificate) -> list[str]:
-    """Return the host names and IP addresses that a certificate is for.
-
-    They stand in its subject alternative names; nothing else counts (RFC 9110 section 4.3.4).
-    """
-    alternatives = _extension(certificate, x509.SubjectAlternativeName) or ()
-    return [str(name.value) for name in alternatives]
-
-
-def is_ca(certificate: x509.Certificate) -> bool:
-    """Return whether a certificate may issue others (RFC 5280 section 4.2.1.9)."""
-    constraints = _extension(certificate, x509.BasicConstraints)
-    return constraints is not None and constraints.ca
-
-
 def public_key_der(key: PublicKeyTypes) -> bytes:
     """Return a public key as certificates hold it, a SubjectPublicKeyInfo in DER."""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return key.public_bytes(serialization.Encoding.DER, form)
-
-
-def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None

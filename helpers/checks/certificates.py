@@ -17,7 +17,14 @@ from types import EllipsisType
 
 import trustme
 
-from helpers.certificates import Credentials, check_ca_file, check_key_pair, load_or_create, pem
+from helpers.certificates import (
+    Credentials,
+    check_ca_file,
+    check_key_pair,
+    extensions,
+    load_or_create,
+    pem,
+)
 from helpers.checks.verdict import Verdict, solved, unsolved, wrong
 from helpers.errors import CertificateFileError
 
@@ -69,7 +76,7 @@ def check_second_name(answer: Credentials | EllipsisType, credentials: Credentia
         check_ca_file(answer.ca_file)
     except CertificateFileError as error:
         return wrong(str(error))
-    names = ", ".join(pem.names(leaf))
+    names = ", ".join(extensions.names(leaf))
     if refused := refusal(answer, answer.ca_file, SECOND_NAME):
         return wrong(
             f"A client that asks for {SECOND_NAME!r} refuses: {refused}. It is for {names}."

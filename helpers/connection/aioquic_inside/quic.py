@@ -32,6 +32,7 @@ from aioquic.tls import Epoch, ExtensionType
 from cryptography.x509 import Certificate
 
 from helpers.connection.aioquic_inside import texts
+from helpers.connection.aioquic_inside.tls import TLSLayer
 from helpers.errors import ConnectionLost, in_one_line
 
 AIOQUIC_VERSION = "1.7.2"
@@ -90,6 +91,10 @@ class QUICLayer(QuicConnection):
         self._unread_bytes = unread_bytes
         limit = self._local_max_streams_uni
         limit.value = limit.sent = MAX_UNIDIRECTIONAL_STREAMS
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self.tls = TLSLayer(self.tls)
 
     # ---- the writer's side of flow control
 
