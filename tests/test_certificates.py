@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import hashlib
 import os
 import sqlite3
@@ -120,6 +121,60 @@ def test_a_set_without_a_name_that_is_asked_for_is_replaced(tmp_path):
     assert contents(load_or_create(tmp_path, "bücher.test")) == after
 
 
+ODD_NAMES = (
+    "faß.test",
+    "Bücher.test.",
+    "localhost.",
+    "*.Faß.test",
+    "0:0:0:0:0:0:0:1",
+    "fe80::1%eth0",
+    "\uff11\uff12\uff17.0.0.1",  # digits of full width
+    "XN--BCHER-KVA.test",
+)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_set_is_kept_however_its_name_is_written(tmp_path, name):
+    before = contents(load_or_create(tmp_path, [name]))
+    assert contents(load_or_create(tmp_path, [name])) == before
+
+
+def test_a_dot_at_the_end_is_not_in_the_certificate(tmp_path):
+    """Clients ask for the name without it."""
+    assert describe(load_or_create(tmp_path, "localhost.").cert_file).names == ("localhost",)
+
+
+NO_NAMES = {
+    "under_score.test": "Codepoint",
+    "a" * 64 + ".test": "Label too long",
+    "a." * 200 + "test": "Domain too long",
+    "": "Empty domain",
+    "☃.test": "Codepoint",
+    "10.0.0.0/8": "Codepoint",
+    "a@localhost": "Codepoint",
+    "localhost:443": "Codepoint",
+    "a..test": "Empty Label",
+    "*": "Codepoint",
+    "x*.test": "Codepoint",
+    "*.test": "clients take it for no host",
+    "*.": "clients take it for no host",
+}
+
+
+@pytest.mark.parametrize(("name", "reason"), NO_NAMES.items())
+def test_what_cannot_be_in_a_certificate_is_said_and_changes_nothing(tmp_path, name, reason):
+    before = contents(load_or_create(tmp_path))
+    with pytest.raises(CertificateFileError) as caught:
+        load_or_create(tmp_path, ["localhost", name])
+    assert str(caught.value).startswith(f"{name!r} cannot be in a certificate: {reason}")
+    assert contents(files_in(tmp_path)) == before
+
+
+def test_a_certificate_needs_a_name(tmp_path):
+    with pytest.raises(CertificateFileError, match="needs a name"):
+        load_or_create(tmp_path, [])
+
+
 @pytest.mark.parametrize("remaining", [timedelta(hours=-1), timedelta(hours=23)])
 def test_a_certificate_without_a_day_left_is_replaced(tmp_path, remaining):
     validity = {"not_before": datetime(2020, 1, 1), "not_after": datetime.now(UTC) + remaining}
@@ -160,11 +215,12 @@ def test_one_file_that_is_wrong_replaces_all_three(tmp_path, name, damage):
     assert all(old != new for old, new in zip(before, contents(credentials), strict=True))
 
 
-@pytest.mark.parametrize("written", [0, 1, 2])
-def test_a_writer_that_dies_on_the_way_leaves_no_mixed_set(tmp_path, monkeypatch, written):
+@pytest.mark.parametrize("done", [0, 1, 2])
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_a_writer_that_dies_on_the_way_leaves_no_mixed_set(tmp_path, monkeypatch, step, done):
     load_or_create(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(certificates, "_write", dying_after(written, certificates._write))
+        patch.setattr(Path, step, failing_after(done, getattr(Path, step), KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             load_or_create(tmp_path, ["localhost", "example.test"])
     credentials = load_or_create(tmp_path, ["localhost", "example.test"])
@@ -172,16 +228,15 @@ def test_a_writer_that_dies_on_the_way_leaves_no_mixed_set(tmp_path, monkeypatch
     assert {file.name for file in tmp_path.iterdir()} == {".lock", "ca.pem", "cert.pem", "key.pem"}
 
 
-def dying_after(count, write):
+def failing_after(count, function, error):
     calls = iter(range(count))
 
-    def write_or_die(path, data, mode):
+    def do_or_fail(path, *arguments, **_):
         if next(calls, None) is None:
-            path.with_suffix(".pem.new").write_bytes(data[:40])
-            raise KeyboardInterrupt
-        write(path, data, mode)
+            raise error
+        return function(path, *arguments)
 
-    return write_or_die
+    return do_or_fail
 
 
 def test_while_one_makes_the_set_another_waits_for_it(tmp_path, monkeypatch):
@@ -226,6 +281,27 @@ def test_a_lock_that_nobody_lets_go_of_is_given_up(tmp_path, monkeypatch):
         with pytest.raises(CertificateFileError, match="locked"):
             load_or_create(tmp_path)
     assert_belong_together(load_or_create(tmp_path))
+
+
+def test_a_disk_that_takes_nothing_refuses_no_set_that_serves(tmp_path, monkeypatch):
+    before = contents(load_or_create(tmp_path))
+
+    full = failing_after(0, None, OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(Path, "mkdir", full)
+    monkeypatch.setattr(sqlite3, "connect", full)
+    assert contents(load_or_create(tmp_path)) == before
+    with pytest.raises(CertificateFileError, match="No space left on device"):
+        load_or_create(tmp_path, ["example.test"])
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_disk_that_fills_up_leaves_the_set_as_it_was(tmp_path, monkeypatch, done):
+    before = contents(load_or_create(tmp_path))
+    full = failing_after(done, Path.write_bytes, OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CertificateFileError, match="No space left on device"):
+        load_or_create(tmp_path, ["example.test"])
+    assert contents(files_in(tmp_path)) == before
 
 
 def test_a_file_in_the_directorys_place_is_named(tmp_path):

@@ -19,6 +19,7 @@ from enum import Enum
 from html import escape
 from pathlib import Path
 
+import idna
 import trustme
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -57,14 +58,18 @@ def load_or_create(
     They serve while all three parse and belong together, and the certificate holds each of `names`
     (host names or IP addresses) and is valid for another day. Any number of notebooks may call
     this at once. A call with other names replaces the files: give each set of names a directory of
-    its own.
+    its own. Nothing is written where they serve, so the disk may be full or read-only then.
 
-    Raises CertificateFileError where the directory cannot be used, or holds a certificate that
-    trustme did not make; that one is never overwritten.
+    Raises CertificateFileError where a name cannot be in a certificate, or the directory cannot be
+    used, or holds a certificate that trustme did not make; that one is never overwritten.
     """
     directory = Path(directory)
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = [_as_in_certificate(name) for name in ([names] if isinstance(names, str) else names)]
+    if not names:
+        raise CertificateFileError("A certificate needs a name. Pass names=..., or leave it out.")
     files = Credentials(*(directory / name for name in ("ca.pem", "cert.pem", "key.pem")))
+    if _serve(files, names):
+        return files
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory / ".lock"):
@@ -96,14 +101,25 @@ def _serve(files: Credentials, names: Sequence[str]) -> bool:
         return False
     now = datetime.now(UTC)
     in_time = leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc - MARGIN
-    return in_time and {_as_in_certificate(name) for name in names} <= set(extensions.names(leaf))
+    return in_time and set(names) <= set(extensions.names(leaf))
 
 
 def _as_in_certificate(name: str) -> str:
+    """Return a name as clients look for it: an address in its short form, a host in A-labels."""
+    with contextlib.suppress(ValueError):  # a host name, then
+        return str(ipaddress.ip_address(name.split("%")[0]))  # an address has no zone there
+    wildcard, host = ("*.", name[2:]) if name.startswith("*.") else ("", name)
+    host = host.removesuffix(".")
     try:
-        return str(ipaddress.ip_address(name))
-    except ValueError:
-        return name.encode("idna").decode().lower()
+        if wildcard and "." not in host:
+            raise idna.IDNAError("clients take it for no host")
+        # IDNA 2008 (RFC 5891); Python's own codec is of 2003, and writes another name for ß.
+        return wildcard + idna.encode(host, uts46=True).decode()
+    except idna.IDNAError as error:
+        raise CertificateFileError(
+            f"{name!r} cannot be in a certificate: {error}. Pass host names, such as 'app.test' or "
+            "'*.app.test', and IP addresses."
+        ) from error
 
 
 def _refuse_foreign(cert_file: Path) -> None:
@@ -131,19 +147,24 @@ def create(files: Credentials, names: Sequence[str]) -> None:
         not_before=now - CLOCK_SKEW,
         not_after=now + VALIDITY,
     )
+    # All are written before one is replaced: a disk that is full leaves the old ones.
+    written = [
+        _write(files.key_file, leaf.private_key_pem.bytes(), mode=0o600),
+        _write(files.ca_file, ca.cert_pem.bytes(), mode=0o644),
+        _write(files.cert_file, leaf.cert_chain_pems[0].bytes(), mode=0o644),
+    ]
     # Whoever dies between two of these leaves files that do not belong together: the next caller
     # finds that out, and makes all three anew.
-    _write(files.key_file, leaf.private_key_pem.bytes(), mode=0o600)
-    _write(files.ca_file, ca.cert_pem.bytes(), mode=0o644)
-    _write(files.cert_file, leaf.cert_chain_pems[0].bytes(), mode=0o644)
+    for new in written:
+        new.replace(new.with_suffix(""))
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+def _write(path: Path, data: bytes, mode: int) -> Path:
     new = path.with_suffix(".pem.new")
     new.unlink(missing_ok=True)
     new.touch(mode, exist_ok=False)
     new.write_bytes(data)
-    new.replace(path)
+    return new
 
 
 def check_ca_file(path: str | os.PathLike[str]) -> list[x509.Certificate]:
