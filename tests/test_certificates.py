@@ -1,6 +1,7 @@
 """The three files as one set, whatever happens to them; and what is said about wrong files."""
 
 import base64
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -517,6 +518,53 @@ def test_files_with_windows_line_ends_and_blank_lines_are_read(tmp_path):
     credentials.cert_file.write_bytes(chain.replace(b"\n", b"\r\n"))
     certificates_read, _ = check_key_pair(credentials.cert_file, credentials.key_file)
     assert [extensions.is_ca(certificate) for certificate in certificates_read] == [False, True]
+
+
+FORMS = {
+    "as written": lambda pem: pem,
+    "CRLF": lambda pem: pem.replace(b"\n", b"\r\n"),
+    "CR": lambda pem: pem.replace(b"\n", b"\r"),
+    "BOM": lambda pem: codecs.BOM_UTF8 + pem,
+    "BOM before each": lambda pem: pem.replace(b"-----BEGIN", codecs.BOM_UTF8 + b"-----BEGIN"),
+    "BOM and CRLF": lambda pem: codecs.BOM_UTF8 + pem.replace(b"\n", b"\r\n"),
+    "blank lines": lambda pem: b"\n\n" + pem.replace(b"-----BEGIN", b"\n\n-----BEGIN") + b"\n",
+    "text before": lambda pem: b"Certificate:\n    Data:\n" + pem,
+    "text before, in Latin-1": lambda pem: b"subject=CN = B\xfccher\n" + pem,
+    "no last newline": lambda pem: pem.rstrip(b"\n"),
+    "spaces at the ends": lambda pem: pem.replace(b"\n", b"  \n"),
+    "an older label": lambda pem: pem.replace(b" CERTIFICATE-----", b" X509 CERTIFICATE-----"),
+    "UTF-16": lambda pem: pem.decode("latin-1").encode("utf-16"),
+    "UTF-16, big-endian": lambda pem: (
+        codecs.BOM_UTF16_BE + pem.decode("latin-1").encode("utf-16-be")
+    ),
+    "indented": lambda pem: b"".join(b"  " + line for line in pem.splitlines(keepends=True)),
+    "quoted": lambda pem: b"".join(b"> " + line for line in pem.splitlines(keepends=True)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_form_that_openssl_reads_is_read_or_the_reason_is_said(tmp_path, form):
+    chain = trustme.CA().create_child_ca().create_child_ca()
+    leaf = chain.issue_cert("localhost")
+    cert_file, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert_file.write_bytes(form(b"".join(part.bytes() for part in leaf.cert_chain_pems)))
+    key_file.write_bytes(form(leaf.private_key_pem.bytes()))
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file)
+    except ssl.SSLError:
+        openssl_reads = False
+    else:
+        openssl_reads = True
+    refused = None
+    try:
+        certificates_read, _ = check_key_pair(cert_file, key_file)
+    except CertificateFileError as error:
+        refused = str(error)
+    if refused is None:
+        assert len(certificates_read) == 3
+    else:
+        assert not openssl_reads
+        assert "in UTF-16" in refused or "before a -----BEGIN" in refused
 
 
 def test_a_wrong_file_is_a_usage_error():

@@ -6,6 +6,7 @@ parser's error, or accept it and fail much later in a handshake. Here every file
 the functions below, so that the message names the file, what was found in it, and the remedy.
 """
 
+import codecs
 import os
 import re
 from pathlib import Path
@@ -19,6 +20,10 @@ from helpers.errors import CertificateFileError
 
 FilePath = str | os.PathLike[str]
 
+CERTIFICATE_LABELS = {"CERTIFICATE", "X509 CERTIFICATE"}  # RFC 7468 sections 5.1 and 5.3
+# What editors on Windows put before text, in UTF-8 and in UTF-16.
+MARK, WIDE_MARKS = codecs.BOM_UTF8, (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
 
 def read_certificates(path: FilePath) -> list[x509.Certificate]:
     """Return the certificates in a PEM file, at least one, in their order.
@@ -26,7 +31,7 @@ def read_certificates(path: FilePath) -> list[x509.Certificate]:
     Raises CertificateFileError where there is none, or the file cannot be read.
     """
     data, labels = _read(path)
-    if "CERTIFICATE" not in labels:
+    if not CERTIFICATE_LABELS & set(labels):
         raise CertificateFileError(
             f"{path} holds no certificate but {', '.join(labels)}. Pass the certificate's file "
             "here; a key's file belongs in key_file."
@@ -62,11 +67,21 @@ def read_key(path: FilePath) -> PrivateKeyTypes:
 def _read(path: FilePath) -> tuple[bytes, list[str]]:
     """Return the content of a PEM file, and the labels of the objects in it."""
     data = _read_bytes(Path(path))
+    if data.startswith(WIDE_MARKS):
+        raise CertificateFileError(
+            f"{path} is text in UTF-16, as `>` writes it in PowerShell. Save it as UTF-8."
+        )
+    # Where files were put together, a mark may stand before each, and lines end in three ways.
+    data = data.replace(MARK, b"").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     labels = re.findall(rb"^-----BEGIN ([A-Z0-9 ]+)-----", data, re.MULTILINE)
     if labels:
         return data, [label.decode() for label in labels]
     if not data.strip():
         raise CertificateFileError(f"{path} is empty. Make it anew.")
+    if b"-----BEGIN " in data:
+        raise CertificateFileError(
+            f"{path} has something before a -----BEGIN on its line. Let it begin the line."
+        )
     # A DER or PKCS #12 file is one ASN.1 sequence, and 0x30 opens it.
     form = "in binary form (DER or PKCS #12)" if data[0] == 0x30 else "not a PEM file"
     raise CertificateFileError(
