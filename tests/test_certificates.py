@@ -520,6 +520,18 @@ def test_files_with_windows_line_ends_and_blank_lines_are_read(tmp_path):
     assert [extensions.is_ca(certificate) for certificate in certificates_read] == [False, True]
 
 
+def test_a_key_of_an_unknown_kind_is_not_called_damaged(tmp_path):
+    credentials = load_or_create(tmp_path)
+    key = ec.generate_private_key(ec.SECP256R1())
+    der = ssl.PEM_cert_to_DER_cert(
+        key_pem(key).decode().replace("PRIVATE KEY", "CERTIFICATE")
+    ).replace(bytes.fromhex("2a8648ce3d0201"), bytes.fromhex("2a8648ce3d0263"))
+    pem = ssl.DER_cert_to_PEM_cert(der).replace("CERTIFICATE", "PRIVATE KEY")
+    credentials.key_file.write_text(pem)
+    with pytest.raises(CertificateFileError, match=r"key\.pem holds a key of a kind .* Use P-256"):
+        check_key_pair(credentials.cert_file, credentials.key_file)
+
+
 FORMS = {
     "as written": lambda pem: pem,
     "CRLF": lambda pem: pem.replace(b"\n", b"\r\n"),

@@ -5,20 +5,31 @@ OpenSSL decides what is right.
 """
 
 import ipaddress
+import ssl
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from aioquic.quic.events import HandshakeCompleted
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509 import ExtensionOID
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from helpers.certificates import Credentials, explain_distrust, extensions, pem
+from helpers.certificates import (
+    CertificateFileError,
+    Credentials,
+    check_key_pair,
+    credentials,
+    describe,
+    explain_distrust,
+    extensions,
+    pem,
+)
 from helpers.checks.certificates import refusal
 from helpers.connection import distrust_of, new_configuration
 from helpers.connection.aioquic_inside import QUICLayer
+from helpers.server import Server
 from tests.pair import ADDRESS
 
 DAY = timedelta(days=1)
@@ -316,6 +327,65 @@ KEYS = {
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
 def test_keys_that_openssl_takes_are_taken(judged, key):
     assert judged(Issued("leaf", ROOT, [LOCALHOST], key=key)) is None
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+def test_keys_that_a_handshake_uses_are_taken_at_once(tmp_path, key):
+    files = Issued("leaf", ROOT, [LOCALHOST], key=key).show(tmp_path)
+    check_key_pair(files.cert_file, files.key_file)
+
+
+NO_KEYS = {
+    "EC secp256k1": ec.generate_private_key(ec.SECP256K1()),
+    "EC secp224r1": ec.generate_private_key(ec.SECP224R1()),
+    "EC brainpoolP256r1": ec.generate_private_key(ec.BrainpoolP256R1()),
+    "DSA 1024 bits": dsa.generate_private_key(1024),
+}
+
+
+@pytest.mark.parametrize(("kind", "key"), NO_KEYS.items(), ids=NO_KEYS)
+def test_keys_that_no_handshake_uses_are_refused_at_once(tmp_path, kind, key):
+    shown = Issued("leaf", ROOT, [LOCALHOST], key=key)
+    _refused_at_once(shown.show(tmp_path), rf"cannot sign a handshake here: {kind}\. Use P-256")
+
+
+def _refused_at_once(files, text):
+    with pytest.raises(CertificateFileError, match=text):
+        Server(cert_file=files.cert_file, key_file=files.key_file)
+
+
+# Object identifier and parameters.
+RSA = bytes.fromhex("06092a864886f70d0101010500")
+KINDS_OF_RSA = {
+    "RSA-PSS 2048 bits": bytes.fromhex("06092a864886f70d01010a3000"),
+    "algorithm 1.2.840.113549.1.1.99, not known here": bytes.fromhex("06092a864886f70d0101630500"),
+}
+
+
+@pytest.mark.parametrize(("kind", "oid"), KINDS_OF_RSA.items(), ids=KINDS_OF_RSA)
+def test_a_key_whose_algorithm_is_another_is_named(tmp_path, kind, oid):
+    shown = Issued("leaf", ROOT, [LOCALHOST], key=KEYS["RSA"])
+    files = shown.show(tmp_path)
+    der = shown.certificate.public_bytes(serialization.Encoding.DER)
+    assert der.count(RSA) == 1
+    files.cert_file.write_text(ssl.DER_cert_to_PEM_cert(der.replace(RSA, oid)))
+    assert describe(files.cert_file).key_type == kind
+    _refused_at_once(files, f"cannot sign a handshake here: {kind}")
+
+
+def test_a_short_rsa_key_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(credentials, "MIN_RSA_BITS", 2049)  # cryptography makes none below 1024
+    shown = Issued("leaf", ROOT, [LOCALHOST], key=KEYS["RSA"])
+    _refused_at_once(shown.show(tmp_path), "cannot sign a handshake here: RSA 2048 bits")
+
+
+@pytest.mark.parametrize(("stated", "unfit"), USAGES.values(), ids=USAGES)
+def test_a_usage_that_forbids_servers_is_refused_at_once(tmp_path, stated, unfit):
+    files = Issued("leaf", ROOT, [LOCALHOST, *stated]).show(tmp_path)
+    if unfit is None:
+        Server(cert_file=files.cert_file, key_file=files.key_file)
+    else:
+        _refused_at_once(files, f"is not for servers: {unfit}. Pass a certificate that is")
 
 
 # ---- who issued it, and when

@@ -22,9 +22,11 @@ from pathlib import Path
 import idna
 import trustme
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from helpers.certificates import extensions, pem
 from helpers.errors import CertificateFileError
@@ -39,6 +41,8 @@ CLOCK_SKEW = timedelta(hours=1)
 # A kernel that stays open overnight must not see its certificate expire.
 MARGIN = timedelta(days=1)
 LOCK_TIMEOUT_S = 10.0
+# OpenSSL takes no less at any of its security levels above 0.
+MIN_RSA_BITS = 1024
 
 
 @dataclass(frozen=True)
@@ -187,16 +191,45 @@ def check_key_pair(
 ) -> tuple[list[x509.Certificate], PrivateKeyTypes]:
     """Return the certificates in `cert_file`, the server's first, and the key that fits it.
 
-    Raises CertificateFileError where either file cannot be used or the two do not belong
-    together, with the paths, what is wrong, and the remedy.
+    Raises CertificateFileError where either file cannot be used, the two do not belong together,
+    or no client would take them from a server, with the paths, what is wrong, and the remedy.
     """
-    certificates, key = pem.read_certificates(cert_file), pem.read_key(key_file)
+    certificates = pem.read_certificates(cert_file)
+    if not _signs_handshakes(certificates[0]):
+        raise CertificateFileError(
+            f"{cert_file} is for a key that cannot sign a handshake here: "
+            f"{_key_type(certificates[0])}. Use P-256, which every client takes, P-384, P-521, RSA "
+            f"from {MIN_RSA_BITS} bits on but not RSA-PSS, Ed25519 or Ed448."
+        )
+    unfit = extensions.why_not_for_servers(certificates[0])
+    if unfit is not None:
+        raise CertificateFileError(
+            f"{cert_file} is not for servers: {unfit}. Pass a certificate that is."
+        )
+    key = pem.read_key(key_file)
     if pem.public_key_der(certificates[0].public_key()) != pem.public_key_der(key.public_key()):
         raise CertificateFileError(
             f"The key in {key_file} does not match the certificate in {cert_file}. Pass the two "
             "files that were made together."
         )
     return certificates, key
+
+
+def _signs_handshakes(certificate: x509.Certificate) -> bool:
+    """Return whether a certificate's key has a signature scheme of RFC 8446 section 4.2.3 here.
+
+    RSA-PSS has one of its own there, which aioquic does not know.
+    """
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    if isinstance(key, rsa.RSAPublicKey):
+        is_plain = certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5
+        return is_plain and key.key_size >= MIN_RSA_BITS
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1)
+    return isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey)
 
 
 def spki_sha256(cert_file: str | os.PathLike[str]) -> str:
@@ -325,17 +358,24 @@ def _describe(
         names=tuple(extensions.names(certificate)),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
-        key_type=_key_type(certificate.public_key()),
+        key_type=_key_type(certificate),
         sha256=certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
         is_ca=extensions.is_ca(certificate),
         chain=chain,
     )
 
 
-def _key_type(key: PublicKeyTypes) -> str:
-    if hasattr(key, "curve"):
+def _key_type(certificate: x509.Certificate) -> str:
+    algorithm = certificate.public_key_algorithm_oid
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return f"algorithm {algorithm.dotted_string}, not known here"
+    if isinstance(key, ec.EllipticCurvePublicKey):
         return f"EC {key.curve.name}"
     name = type(key).__name__.strip("_").removesuffix("PublicKey")
+    if algorithm == PublicKeyAlgorithmOID.RSASSA_PSS:
+        name = "RSA-PSS"
     return f"{name} {key.key_size} bits" if hasattr(key, "key_size") else name
 
 

@@ -60,7 +60,11 @@ def read_key(path: FilePath) -> PrivateKeyTypes:
             f"The key in {path} is encrypted with a password. Pass one without, such as "
             f"`openssl pkey -in {path} -out plain.pem` writes."
         ) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UnsupportedAlgorithm as error:
+        raise CertificateFileError(
+            f"{path} holds a key of a kind that is not known here: {error}. Use P-256."
+        ) from error
+    except ValueError as error:
         raise CertificateFileError(f"{path} holds a damaged key. Make it anew.") from error
 
 
