@@ -181,8 +181,14 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
             return driver, False
 
     def _belong_to_this_loop(self) -> None:
-        """Use the running loop; raises httpx2.LocalProtocolError where another one is in use."""
-        loop = asyncio.get_running_loop()
+        """Use the running loop; raises httpx2.LocalProtocolError for none, or another in use."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise httpx2.LocalProtocolError(
+                "AsyncHTTP3Transport needs a loop of asyncio or uvloop, and none runs here. Under "
+                "trio, use httpx2.Client(transport=HTTP3Transport(...)) in a thread."
+            ) from error
         if self._loop is loop:
             return
         if self._loop is not None and self._loop.is_running():

@@ -96,8 +96,10 @@ class UDPSocket(asyncio.DatagramProtocol):
         # Python 3.11's is one in all but its base class.
         self._transport = cast(asyncio.DatagramTransport, transport)
         # asyncio reads into a new buffer of 256 KiB each time, which the allocator gives back each
-        # time; the attribute is its own, without an underscore and without a word about it.
-        self._transport.max_size = MAX_DATAGRAM_BYTES  # type: ignore[attr-defined] # see above
+        # time; the attribute is its own, without an underscore and without a word about it. Other
+        # loops, uvloop's for one, have none.
+        if hasattr(transport, "max_size"):
+            transport.max_size = MAX_DATAGRAM_BYTES
         self.send = self._transport.sendto
 
     def datagram_received(self, data: bytes, address: Address) -> None:
