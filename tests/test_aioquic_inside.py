@@ -17,7 +17,7 @@ import pylsqpack
 import pytest
 from aioquic.buffer import Buffer
 from aioquic.h3 import connection as aioquic_h3
-from aioquic.h3.connection import H3Connection, H3Stream, HeadersState, Setting
+from aioquic.h3.connection import ErrorCode, H3Connection, H3Stream, HeadersState, Setting
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic import connection as aioquic_quic
 from aioquic.quic import events as quic_events
@@ -177,6 +177,8 @@ SIGNATURES = {
     Context._signature_algorithms_for_private_key: "self",
     H3Connection.handle_event: "self event",
     H3Connection._init_connection: "self",
+    H3Connection._check_control_frame_type: "self frame_type",
+    H3Connection._handle_control_frame: "self frame_type frame_data",
     H3Connection._get_local_settings: "self",
     H3Connection._check_content_length: "self stream",
     H3Connection._check_request_or_push_frame_type: "self frame_type stream",
@@ -229,10 +231,13 @@ ATTRIBUTES = {
     "http._stream": dict,
     "http._local_control_stream_id": int,
     "http._decoder": pylsqpack.Decoder,
+    "http._is_client": bool,
+    "http._peer_control_stream_id": type(None),
     "kept.stream_id": int,
     "kept.stream_type": type(None),
     "kept.buffer": bytes,
     "kept.frame_size": type(None),
+    "kept.frame_type": type(None),
     "kept.headers_recv_state": HeadersState,
     "kept.sending_ended": bool,
     "kept.receiving_ended": bool,
@@ -271,7 +276,7 @@ def test_every_private_name_that_is_relied_on_is_listed_here():
                 used |= {node.attr} if node.attr.startswith("_") else set()
             elif isinstance(node, ast.FunctionDef):
                 own.add(node.name)
-    own |= {"_unread_bytes"}
+    own |= {"_unread_bytes", "_is_goaway"}
     assert used - own - listed == set()
 
 
@@ -284,6 +289,9 @@ def test_nothing_hides_a_name_of_aioquics_by_accident():
     _hides_only_what_is_overridden(HTTP3Layer(ours), H3Connection(ours), set())
     context = Context(is_client=True)
     _hides_only_what_is_overridden(TLSLayer(context), context, set())
+    _hides_only_what_is_overridden(
+        HTTP3Layer(ours), H3Connection(ours), {"goaway_id", "_is_goaway"}
+    )
 
 
 def _hides_only_what_is_overridden(ours, theirs, attributes):
@@ -769,6 +777,19 @@ def test_goaway_arrives_on_the_control_stream(layers, pair):
     assert arrived == [(server._local_control_stream_id, b"\x07\x01\x08")]
     assert arrive() == []
     assert pair.client.why_closing() is None
+
+
+def test_goaway_is_read_in_whatever_pieces_it_comes(layers, pair):
+    """aioquic drops what it says as it comes; the frames after it are still read."""
+    client, server, arrive = layers
+    for byte in b"\x07\x02\x40\x08" + b"\x07\x01\x04" + b"\x21\x01x":
+        pair.server.send_stream_data(server._local_control_stream_id, bytes([byte]))
+        arrive()
+    assert client.goaway_id == 4
+    assert pair.client.why_closing() is None
+    pair.server.send_stream_data(server._local_control_stream_id, b"\x0d\x01\x04")
+    arrive()
+    assert pair.client.why_closing().code == ErrorCode.H3_FRAME_UNEXPECTED  # a real MAX_PUSH_ID
 
 
 @pytest.mark.parametrize("size_bytes", [MAX_HEADER_BYTES, MAX_HEADER_BYTES + 1])

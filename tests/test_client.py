@@ -859,6 +859,136 @@ async def test_rejected_requests_share_the_next_connection(new_async_client, cre
     assert len(connections) == 2
 
 
+# A server that leaves: GOAWAY (RFC 9114 section 5.2)
+
+
+def leaves_after(requests, first_refused_id):
+    """A script that says GOAWAY on its first connection at the n-th request, and where each came.
+
+    There it answers only requests below `first_refused_id`.
+    """
+    connections, asked = [], []
+
+    def answer(connection, event):
+        if not event.stream_ended:
+            return
+        if connection not in connections:
+            connections.append(connection)
+        number = connections.index(connection)
+        asked.append((number, event.stream_id))
+        if number == 0 and len(asked) == requests:
+            connection.go_away(first_refused_id)
+        if number > 0 or event.stream_id < first_refused_id:
+            connection.respond(event.stream_id, 200, b"hello")
+
+    return answer, asked
+
+
+def test_no_request_goes_to_a_connection_that_announced_its_end(client, credentials):
+    files = (credentials.cert_file, credentials.key_file)
+    answer, asked = leaves_after(1, 4)
+    with scripted_server(*files, answer) as port:
+        for _ in range(3):
+            assert client.post(f"https://127.0.0.1:{port}/", content=iter([b"x"])).text == "hello"
+    assert asked == [(0, 0), (1, 0), (1, 4)]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_request_that_a_goaway_rejects_is_sent_again(client, credentials, method):
+    files = (credentials.cert_file, credentials.key_file)
+    answer, asked = leaves_after(2, 4)
+    with scripted_server(*files, answer) as port:
+        for _ in range(2):
+            response = client.request(method, f"https://127.0.0.1:{port}/", content=b"a body")
+            assert response.text == "hello"
+    assert asked == [(0, 0), (0, 4), (1, 0)]
+
+
+def test_an_iterator_that_a_goaway_rejects_cannot_be_sent_again(client, credentials):
+    files = (credentials.cert_file, credentials.key_file)
+    answer, _ = leaves_after(1, 0)
+    with scripted_server(*files, answer) as port:
+        with pytest.raises(httpx2.RemoteProtocolError, match=r"H3_REQUEST_REJECTED \(0x10b\)"):
+            client.post(f"https://127.0.0.1:{port}/", content=iter([b"a body"]))
+        assert client.get(f"https://127.0.0.1:{port}/").text == "hello"
+
+
+def test_what_was_begun_before_a_goaway_goes_on(client, credentials):
+    connections = []
+
+    def answer(connection, event):
+        if not event.stream_ended:
+            return
+        if not connections:
+            connections.append(connection)
+            connection.http.send_headers(0, [(b":status", b"200")])
+            connection.http.send_data(0, b"first", end_stream=False)
+            connection.go_away(4)
+        else:
+            connection.respond(event.stream_id, 200, b"second")
+            connections[0].http.send_data(0, b", still", end_stream=True)
+            connections[0].transmit()
+
+    files = (credentials.cert_file, credentials.key_file)
+    with scripted_server(*files, answer) as port:
+        url = f"https://127.0.0.1:{port}/"
+        with client.stream("GET", url) as response:
+            chunks = response.iter_text()
+            assert next(chunks) == "first"
+            assert client.get(url).text == "second"
+            assert "".join(chunks) == ", still"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("end", ["GOAWAY", "CONNECTION_CLOSE"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_who_waits_for_a_free_stream_goes_to_the_next_connection(
+    new_async_client, credentials, end, method
+):
+    """Nothing of it was sent, so its body may be an iterator too."""
+    connections, waiting = [], set()
+
+    def answer(connection, event):
+        if not isinstance(event, HeadersReceived):
+            return
+        if connection not in connections:
+            connections.append(connection)
+        if connection is connections[-1] and len(connections) > 1:
+            connection.respond(event.stream_id, 200, b"hello")
+        elif len(waiting) < MAX_STREAMS:
+            waiting.add(event.stream_id)
+            if len(waiting) == MAX_STREAMS:
+                loop.call_soon_threadsafe(all_taken.set)
+                connections[0].end = lambda: (
+                    connection.go_away(4 * MAX_STREAMS)
+                    if end == "GOAWAY"
+                    else connection.quic.close(error_code=ErrorCode.H3_NO_ERROR)
+                )
+
+    async def parts():
+        yield b"a body"
+
+    loop, all_taken = asyncio.get_running_loop(), asyncio.Event()
+    files = (credentials.cert_file, credentials.key_file)
+    with scripted_server(*files, answer) as port:
+        url = f"https://127.0.0.1:{port}/"
+        async with new_async_client(timeout=None) as client:
+            taken = [asyncio.create_task(client.post(url)) for _ in range(MAX_STREAMS)]
+            await asyncio.wait_for(all_taken.wait(), WAIT_S)
+            content = parts() if method == "POST" else None
+            (driver,) = client._transport._connections.values()
+            waits = asyncio.create_task(client.request(method, url, content=content))
+            while not driver._openers:  # noqa: ASYNC110 - the waiting itself is looked for
+                await asyncio.sleep(0.01)
+            first = connections[0]
+            first._loop.call_soon_threadsafe(lambda: (first.end(), first.transmit()))
+            assert (await asyncio.wait_for(waits, WAIT_S)).text == "hello"
+            for task in taken:
+                task.cancel()
+            await asyncio.wait(taken)
+    assert len(connections) == 2
+
+
 def test_a_new_connection_leaves_the_streams_of_the_old_one_alone(client, credentials):
     """And closing the client closes both."""
     files = (credentials.cert_file, credentials.key_file)

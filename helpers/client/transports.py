@@ -89,8 +89,9 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         timeouts = request.extensions.get("timeout", {})
         body = known_body(request)
         for attempt in (1, 2):
-            driver, reused = await self._connection(request.url, timeouts)
-            stream = await self._send_header(driver, request, timeouts, end_stream=body == b"")
+            driver, stream, reused = await self._send_header(
+                request, timeouts, end_stream=body == b""
+            )
             sent_at = time.perf_counter()
             upload = None
             if body != b"":
@@ -121,8 +122,8 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         if "content-length" not in httpx2.Headers(headers):
             # httpx2 announces an empty body; this one is what you write.
             request.headers.pop("content-length", None)
-        driver, _ = await self._connection(request.url, {})
-        return await self._send_header(driver, request, {}, end_stream=False)
+        _, stream, _ = await self._send_header(request, {}, end_stream=False)
+        return stream
 
     async def aclose(self) -> None:
         """Close all connections; what still streams is lost."""
@@ -138,6 +139,22 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
     # ---- connections
 
     async def _send_header(
+        self, request: httpx2.Request, timeouts: Timeouts, end_stream: bool
+    ) -> tuple[Driver, HTTP3Stream, bool]:
+        """Return a connection, a stream on it, and whether the connection was in use already."""
+        for attempt in (1, 2):
+            driver, reused = await self._connection(request.url, timeouts)
+            try:
+                stream = await self._open_stream(driver, request, timeouts, end_stream)
+            except ConnectionLost as lost:  # while it waited for a free stream: nothing was sent
+                if attempt == 2:
+                    raise httpx2.ConnectError(f"{lost}") from lost
+                self._forget(driver)
+            else:
+                return driver, stream, reused
+        raise AssertionError("unreachable")
+
+    async def _open_stream(
         self, driver: Driver, request: httpx2.Request, timeouts: Timeouts, end_stream: bool
     ) -> HTTP3Stream:
         waits = not driver.connection.can_open_stream()
@@ -149,8 +166,6 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
                 "All streams that the server allows at once are in use, and none became free in "
                 f"{timeouts.get('pool'):g} s."
             ) from error
-        except ConnectionLost as lost:
-            raise httpx2.ConnectError(f"{lost}") from lost
 
     async def _connection(self, url: httpx2.URL, timeouts: Timeouts) -> tuple[Driver, bool]:
         """Return a connection to an origin, and whether it was in use already."""

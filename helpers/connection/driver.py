@@ -97,7 +97,7 @@ class Driver:
         """Do what the connection's new state asks for: set the timer, wake who waits, or end."""
         self._changed.set()
         if self._openers and (
-            self.connection.can_open_stream() or self.connection.lost is not None
+            self.connection.can_open_stream() or self.connection.why_closed_to_requests()
         ):
             self._may_open.set()
         deadline = self.connection.next_timeout()
@@ -139,13 +139,14 @@ class Driver:
             raise again(self.connection.lost)
 
     async def is_alive(self, trust_s: float, timeout_s: float) -> bool:
-        """Return whether the connection can be used.
+        """Return whether the connection takes requests.
 
         After `trust_s` seconds of silence the peer is asked, and has `timeout_s` to answer.
         """
         connection = self.connection
-        if connection.lost is not None or connection.silence_s(now_s()) < trust_s:
-            return connection.lost is None
+        usable = connection.why_closed_to_requests() is None
+        if not usable or connection.silence_s(now_s()) < trust_s:
+            return usable
         ping = connection.ping()
         try:
             async with asyncio.timeout(timeout_s):
@@ -154,16 +155,18 @@ class Driver:
                     await self._changed.wait()
         except TimeoutError:
             return False
-        return connection.lost is None
+        return connection.why_closed_to_requests() is None
 
     async def open_stream(self, fields: Fields, end_stream: bool = False) -> HTTP3Stream:
         """Send a request's header and return its stream; waits while the peer allows no more.
 
-        Raises ConnectionLost where the connection has ended. For clients.
+        Raises ConnectionLost where the connection takes no request any more: then nothing was sent.
+        For clients.
         """
         while not self.connection.can_open_stream():
-            if self.connection.lost is not None:
-                raise again(self.connection.lost)
+            closed = self.connection.why_closed_to_requests()
+            if closed is not None:
+                raise again(closed)
             self._may_open.clear()
             self._openers += 1
             try:

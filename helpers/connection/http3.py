@@ -65,8 +65,9 @@ class HTTP3Connection:
     QUICLayer's. Times are in seconds of a clock of the caller's, who may be on any thread, always
     the same one.
 
-    `lost` says why the connection ended, None while it has not; `streams` holds the streams that
-    somebody uses, by ID; `quic` is the QUIC connection below.
+    `lost` says why the connection ended, None while it has not; `goaway_id` from which stream on a
+    server refuses requests (RFC 9114 section 5.2), None where it takes all; `streams` holds the
+    streams that somebody uses, by ID; `quic` is the QUIC connection below.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class HTTP3Connection:
         self.is_client = configuration.is_client
         self.state = ConnectionState.CONNECTING
         self.lost: ConnectionLost | None = None
+        self.goaway_id: int | None = None
         self.alpn: str | None = None
         self.peer_certificate: Certificate | None = None
         # Streams belong to those who use them; what nobody holds any more is not kept here.
@@ -246,6 +248,8 @@ class HTTP3Connection:
                 continue
             for http_event in http_events:
                 self._handle_http_event(http_event)
+        if self.is_client and self._http.goaway_id != self.goaway_id:
+            self._obey_goaway()
         if self.lost is None and (reason := self.quic.why_closing()) is not None:
             self._lose(reason)
 
@@ -278,6 +282,16 @@ class HTTP3Connection:
             case quic_events.ConnectionTerminated():
                 reason = self.quic.why_closing()
                 self._end(reason or ConnectionLost(event.error_code, event.reason_phrase))
+
+    def _obey_goaway(self) -> None:
+        """End the requests that the server has not looked at, and will not."""
+        self.goaway_id = self._http.goaway_id
+        assert self.goaway_id is not None, "it has come"
+        for stream_id, stream in list(self.streams.items()):
+            if stream_id >= self.goaway_id:
+                error = StreamReset(stream_id, ErrorCode.H3_REQUEST_REJECTED, "GOAWAY")
+                stream.receiving.end(Half.RESET, error)
+                stream.sending.reset(ErrorCode.H3_REQUEST_CANCELLED, error)
 
     def _was_refused(self, event: quic_events.QuicEvent) -> bool:
         """Return whether an event is of a stream that was given up; its end is the last of it."""
@@ -453,9 +467,15 @@ class HTTP3Connection:
 
     # ---- requests
 
+    def why_closed_to_requests(self) -> ConnectionLost | None:
+        """Return why this connection takes no request any more, None where it does."""
+        if self.lost is None and self.goaway_id is not None:
+            return ConnectionLost(None, "the server takes no more requests on it (GOAWAY)")
+        return self.lost
+
     def can_open_stream(self) -> bool:
         """Return whether the peer allows one more request now (RFC 9000 section 4.6)."""
-        return self.lost is None and self.quic.stream_available()
+        return self.why_closed_to_requests() is None and self.quic.stream_available()
 
     def open_stream(self, fields: Fields, end_stream: bool, now: float) -> HTTP3Stream:
         """Send a request's header and return its stream, where `can_open_stream`. For clients."""

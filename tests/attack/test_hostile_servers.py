@@ -120,6 +120,12 @@ REFUSED = {
     "half a frame": ([OK, data(b"x" * 100)[:50], FIN], "H3_FRAME_ERROR"),
     "a push that is not allowed": ([frame(5, b"\x3f" + REQUEST)], "H3_ID_ERROR"),
     "no control stream": ([(CONTROL, b"", True)], "H3_CLOSED_CRITICAL_STREAM"),
+    "GOAWAY that rises": (
+        [(CONTROL, frame(FrameType.GOAWAY, b"\4") + frame(FrameType.GOAWAY, b"\x08"))],
+        "H3_ID_ERROR (0x108): GOAWAY names 8 after 4",
+    ),
+    "GOAWAY for no request": ([(CONTROL, frame(FrameType.GOAWAY, b"\5"))], "H3_ID_ERROR (0x108)"),
+    "GOAWAY of two numbers": ([(CONTROL, frame(FrameType.GOAWAY, b"\4\4"))], "H3_FRAME_ERROR"),
     "the server's own reason": ([close], "H3_INTERNAL_ERROR (0x102): out of coffee"),
 }
 
@@ -201,7 +207,7 @@ HARMLESS = {
     "3,000 interim responses": [*[EARLY] * 3000, *REST],
     "a push": [frame(5, b"\0" + REQUEST), (NEXT, b"\1\0" + OK + data(bytes(9000)), True), *REST],
     "a stream of the server's own": [(BOTH_WAYS, OK + data(b"x")), *REST],
-    "GOAWAY": [(CONTROL, frame(FrameType.GOAWAY, b"\0")), *REST],
+    "GOAWAY": [(CONTROL, frame(FrameType.GOAWAY, b"\4")), *REST],
     "an upload that is not wanted": [stop, *REST],
     "datagrams for nobody": [send_datagrams, *REST],
     "a value that is no text": [header((b"x", b"\xff\xfe")), data(b"fine"), FIN],

@@ -54,6 +54,13 @@ CONNECTION_ERRORS = {
         frame(FrameType.MAX_PUSH_ID, b"\5") + frame(FrameType.MAX_PUSH_ID, b"\4"),
         ErrorCode.H3_ID_ERROR,
     ),
+    "GOAWAY of nothing": (CONTROL, frame(FrameType.GOAWAY), ErrorCode.H3_FRAME_ERROR),
+    "a long GOAWAY": (CONTROL, frame(FrameType.GOAWAY, bytes(9)), ErrorCode.H3_FRAME_ERROR),
+    "GOAWAY that rises": (
+        CONTROL,
+        frame(FrameType.GOAWAY, b"\4") + frame(FrameType.GOAWAY, b"\5"),
+        ErrorCode.H3_ID_ERROR,
+    ),
     "two control streams": (NEXT, settings(b""), ErrorCode.H3_STREAM_CREATION_ERROR),
     "two encoder streams": (NEXT, b"\2", ErrorCode.H3_STREAM_CREATION_ERROR),
     "two decoder streams": (NEXT, b"\3", ErrorCode.H3_STREAM_CREATION_ERROR),

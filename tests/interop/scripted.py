@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aioquic.asyncio import QuicConnectionProtocol, serve
-from aioquic.h3.connection import H3Connection
+from aioquic.buffer import encode_uint_var
+from aioquic.h3.connection import FrameType, H3Connection, encode_frame
 from aioquic.h3.events import H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ProtocolNegotiated, QuicEvent
@@ -36,6 +37,11 @@ class Scripted(QuicConnectionProtocol):
         fields += [(name.encode(), str(value).encode()) for name, value in header.items()]
         self.http.send_headers(stream_id, fields)
         self.http.send_data(stream_id, body, end_stream=True)
+
+    def go_away(self, first_refused_id: int) -> None:
+        """Announce that requests from this stream ID on are refused (GOAWAY)."""
+        frame = encode_frame(FrameType.GOAWAY, encode_uint_var(first_refused_id))
+        self.quic.send_stream_data(self.http._local_control_stream_id, frame)
 
 
 def say_hello(connection: Scripted, event: H3Event) -> None:

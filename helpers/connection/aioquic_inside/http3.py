@@ -1,7 +1,7 @@
 """aioquic's HTTP/3 with what RFC 9114 asks for and aioquic leaves out."""
 
 import pylsqpack
-from aioquic.buffer import encode_uint_var
+from aioquic.buffer import UINT_VAR_MAX_SIZE, encode_uint_var
 from aioquic.h3 import connection as h3
 from aioquic.h3.connection import (
     FrameType,
@@ -27,10 +27,13 @@ class HTTP3Layer(H3Connection):
     It takes QUIC events and returns HTTP/3 ones (`handle_event`, which raises HeaderTooLarge for a
     header section above 64 KiB), and writes to `quic` what it is asked to send; the names that it
     inherits are aioquic's.
+    `goaway_id` is what the peer's last GOAWAY named, None before the first.
     """
 
     def __init__(self, quic: QuicConnection) -> None:
         super().__init__(quic)
+        self.goaway_id: int | None = None
+        self._is_goaway = False  # the frame that arrives now
         # With a dynamic table (RFC 9204 section 3.2) each byte of a header section may stand for 4
         # KiB: 60 KB cost a server 240 MB and 13 s. quic-go has none either.
         self._decoder = pylsqpack.Decoder(0, 0)
@@ -48,6 +51,33 @@ class HTTP3Layer(H3Connection):
         frame = encode_frame(FrameType.GOAWAY, encode_uint_var(first_refused_id))
         assert self._local_control_stream_id is not None, "begin() comes first"
         self._quic.send_stream_data(self._local_control_stream_id, frame)
+
+    def _check_control_frame_type(self, frame_type: int) -> None:
+        # Called when type and length of a frame are known. aioquic drops what a GOAWAY says as it
+        # comes; as a MAX_PUSH_ID, which consists of one number too, it is handed over whole.
+        super()._check_control_frame_type(frame_type)
+        self._is_goaway = frame_type == FrameType.GOAWAY
+        if self._is_goaway:
+            assert self._peer_control_stream_id is not None, "it is what arrives"
+            stream = self._stream[self._peer_control_stream_id]
+            if stream.frame_size is None or stream.frame_size > UINT_VAR_MAX_SIZE:
+                raise h3.FrameError("GOAWAY is longer than the one number that it consists of")
+            stream.frame_type = FrameType.MAX_PUSH_ID
+
+    def _handle_control_frame(self, frame_type: int, frame_data: bytes) -> None:
+        if not self._is_goaway:
+            super()._handle_control_frame(frame_type, frame_data)
+            return
+        try:
+            named_id = h3.parse_max_push_id(frame_data)
+        except h3.FrameError as error:
+            raise h3.FrameError("Could not parse GOAWAY frame") from error
+        # RFC 9114 section 5.2: a server names a request's stream, and no later one than before.
+        if self._is_client and named_id % 4:
+            raise h3.IdError(f"GOAWAY names {named_id}, which is no request's stream")
+        if self.goaway_id is not None and named_id > self.goaway_id:
+            raise h3.IdError(f"GOAWAY names {named_id} after {self.goaway_id}")
+        self.goaway_id = named_id
 
     def _get_local_settings(self) -> dict[int, int]:
         # aioquic announces H3_DATAGRAM only together with WebTransport.
