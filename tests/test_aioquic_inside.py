@@ -11,6 +11,7 @@ import operator
 import ssl
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pylsqpack
@@ -205,10 +206,12 @@ ATTRIBUTES = {
     "server._loss._pacer._max_datagram_size": int,
     "server._loss._cc._max_datagram_size": int,
     "server._loss._cc.congestion_window": int,
+    "server._loss.get_probe_timeout": types.MethodType,
     "server._remote_max_datagram_frame_size": int,
     "server._remote_max_streams_bidi": int,
     "server._peer_cid.cid": bytes,
     "server._close_event": type(None),
+    "server._close_at": float,
     "server._quic_logger": QuicLoggerTrace,
     "client._quic_logger": type(None),
     "client.tls._peer_certificate": x509.Certificate,

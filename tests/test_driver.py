@@ -77,7 +77,9 @@ async def test_a_connection_that_is_given_up_while_it_sends_leaves_no_timer():
         driver.abandon("port 9 is closed")
 
     closed = []
-    driver = Driver(new_configuration(is_client=True), refuse, lambda: closed.append(driver))
+    driver = Driver(
+        new_configuration(is_client=True), refuse, lambda: closed.append(driver), lambda: None
+    )
     with pytest.raises(ConnectionLost, match="port 9 is closed"):
         await driver.connect(("127.0.0.1", 9))
     assert closed == [driver]

@@ -327,7 +327,7 @@ def test_a_server_hears_of_a_peer_that_has_gone_and_goes_on(other_system, server
 def test_a_client_takes_both_words_for_a_closed_port(other_system, server, client, kind):
     for sock in other_system.made:
         sock.fails = {}  # the server's own
-    other_system.fails["recvfrom"] = {1: kind(errno.ECONNREFUSED, "in some other words")}
+    other_system.fails["send"] = {1: kind(errno.ECONNREFUSED, "in some other words")}
     with pytest.raises(httpx2.ConnectError, match=r"^No HTTP/3 server answered at ") as caught:
         client.get(f"https://127.0.0.1:{server.port}/")
     assert type(caught.value.__cause__) is kind

@@ -18,7 +18,14 @@ from aioquic.tls import AlertDescription
 from cryptography.x509 import Certificate
 
 from helpers.certificates import explain_distrust
-from helpers.connection import NOBODY_LISTENS, Address, Driver, UDPSocket, distrust_of
+from helpers.connection import (
+    NOBODY_LISTENS,
+    Address,
+    ConnectionState,
+    Driver,
+    UDPSocket,
+    distrust_of,
+)
 from helpers.errors import ConnectionLost
 
 # RFC 9001 section 4.8: a TLS alert closes a QUIC connection with 0x100 plus its number.
@@ -101,14 +108,19 @@ async def _attempt(
     refused: list[OSError] = []
 
     def on_error(error: OSError) -> None:
-        # Its traceback holds the frames that sent, and they this driver.
-        refused.append(error.with_traceback(None))
-        driver.abandon(f"port {address[1]} is closed")
+        reason = f"port {address[1]} is closed"
+        if driver.connection.state is ConnectionState.CONNECTING:
+            # Its traceback holds the frames that sent, and they this driver.
+            refused.append(error.with_traceback(None))
+            driver.abandon(reason)
+        else:
+            driver.doubt(reason)
 
     driver = Driver(
         configuration,
         lambda data, _: endpoint.send(data),
         on_closed=endpoint.close,
+        read_waiting=endpoint.read_waiting,
         max_send_bytes=endpoint.max_send_bytes,
     )
     endpoint.deliver(driver.receive, on_error)

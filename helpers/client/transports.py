@@ -8,6 +8,7 @@ interrupted.
 
 import asyncio
 import contextlib
+import functools
 import ssl
 import time
 import weakref
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterable, Mapping
 from pathlib import Path
 
 import httpx2
+from aioquic.h3.connection import ErrorCode
 from aioquic.quic.configuration import QuicConfiguration
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -38,10 +40,6 @@ from helpers.errors import (
 )
 from helpers.stream import HTTP3Stream
 
-# A connection that was silent for this long is asked for a sign of life before it is used again: a
-# server that was killed says nothing, and its successor on the port does not know the connection.
-TRUST_SILENCE_S = 0.1
-PING_TIMEOUT_S = 0.5
 # What may be sent a second time where nobody knows whether it was received (RFC 9110, 9.2.2).
 IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
 
@@ -88,12 +86,15 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         """Do what `handle_async_request` does, with the body's `pieces` instead of its stream."""
         timeouts = request.extensions.get("timeout", {})
         body = known_body(request)
+        may_repeat = body is not None and request.method in IDEMPOTENT
         for attempt in (1, 2):
             driver, stream, reused = await self._send_header(
-                request, timeouts, end_stream=body == b""
+                request, timeouts, end_stream=body == b"", may_repeat=may_repeat
             )
             sent_at = time.perf_counter()
-            upload = None
+            upload = asked = None
+            if reused and may_repeat and driver.is_silent():
+                asked = driver.ask(functools.partial(_give_up_unless_alive, stream))
             if body != b"":
                 upload = asyncio.create_task(upload_body(stream, pieces, timeouts.get("write")))
             try:
@@ -101,13 +102,14 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
             except httpx2.TransportError as error:
                 # RFC 9114 section 4.1.1: what was rejected was not processed.
                 again = is_rejected(error) or (
-                    reused
-                    and isinstance(error.__cause__, ConnectionLost)
-                    and request.method in IDEMPOTENT
+                    reused and may_repeat and isinstance(error.__cause__, ConnectionLost)
                 )
                 if attempt == 2 or body is None or not again:
                     raise
                 self._forget(driver)
+            finally:
+                if asked is not None:
+                    asked.cancel()
         raise AssertionError("unreachable")
 
     async def open_stream(
@@ -122,7 +124,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         if "content-length" not in httpx2.Headers(headers):
             # httpx2 announces an empty body; this one is what you write.
             request.headers.pop("content-length", None)
-        _, stream, _ = await self._send_header(request, {}, end_stream=False)
+        _, stream, _ = await self._send_header(request, {}, end_stream=False, may_repeat=False)
         return stream
 
     async def aclose(self) -> None:
@@ -139,11 +141,16 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
     # ---- connections
 
     async def _send_header(
-        self, request: httpx2.Request, timeouts: Timeouts, end_stream: bool
+        self, request: httpx2.Request, timeouts: Timeouts, end_stream: bool, may_repeat: bool
     ) -> tuple[Driver, HTTP3Stream, bool]:
-        """Return a connection, a stream on it, and whether the connection was in use already."""
+        """Return a connection, a stream on it, and whether the connection was in use already.
+
+        A server that was killed says nothing, and its successor on the port does not know the
+        connection. So one that was silent is asked for a sign of life: before the request leaves,
+        unless it `may_repeat`; then the question can travel with it (see `send`).
+        """
         for attempt in (1, 2):
-            driver, reused = await self._connection(request.url, timeouts)
+            driver, reused = await self._connection(request.url, timeouts, not may_repeat)
             try:
                 stream = await self._open_stream(driver, request, timeouts, end_stream)
             except ConnectionLost as lost:  # while it waited for a free stream: nothing was sent
@@ -167,8 +174,13 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
                 f"{timeouts.get('pool'):g} s."
             ) from error
 
-    async def _connection(self, url: httpx2.URL, timeouts: Timeouts) -> tuple[Driver, bool]:
-        """Return a connection to an origin, and whether it was in use already."""
+    async def _connection(
+        self, url: httpx2.URL, timeouts: Timeouts, asks_first: bool
+    ) -> tuple[Driver, bool]:
+        """Return a connection to an origin, and whether it was in use already.
+
+        Where it `asks_first`, one that was silent has given a sign of life.
+        """
         if url.scheme != "https":
             raise httpx2.UnsupportedProtocol(
                 f"HTTP/3 has https:// URLs only (RFC 9114 section 3.1), not {str(url)!r}."
@@ -184,7 +196,10 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         async with self._dialing.setdefault(origin, asyncio.Lock()):
             driver = self._connections.get(origin)
             if driver is not None:
-                if await driver.is_alive(TRUST_SILENCE_S, PING_TIMEOUT_S):
+                usable = driver.connection.why_closed_to_requests() is None
+                if usable and asks_first and driver.is_silent():
+                    usable = await driver.is_alive()
+                if usable:
                     return driver, True
                 self._forget(driver)
                 asked_at = asyncio.get_running_loop().time()
@@ -231,6 +246,13 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         if not self._verify:
             configuration.verify_mode = ssl.CERT_NONE
         return configuration
+
+
+def _give_up_unless_alive(stream: HTTP3Stream, is_alive: bool, waited_s: float) -> None:
+    """End a request whose server has gone; who waits for its answer sends it again."""
+    if not is_alive:
+        reason = f"the server gave no sign of life for {waited_s:.2g} s"
+        stream.receiving.fail(ConnectionLost(None, reason), ErrorCode.H3_REQUEST_CANCELLED)
 
 
 class HTTP3Transport(httpx2.BaseTransport):

@@ -23,7 +23,8 @@ class Driver:
     """Drives one HTTP/3 connection on the running loop.
 
     `send(data, address)` puts one datagram on the network; `on_closed()` is called when nothing
-    more is sent. The other parameters are those of `HTTP3Connection`, which is `connection`.
+    more is sent; `read_waiting()` hands over what has arrived and was not received yet. The other
+    parameters are those of `HTTP3Connection`, which is `connection`.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Driver:
         configuration: QuicConfiguration,
         send: Callable[[bytes, Address], None],
         on_closed: Callable[[], None],
+        read_waiting: Callable[[], None],
         on_request: OnRequest | None = None,
         on_abandoned: Callable[[HTTP3Stream], None] | None = None,
         on_connection_id: Callable[[bytes, bool], None] | None = None,
@@ -50,11 +52,13 @@ class Driver:
         )
         self._send = send
         self._on_closed = on_closed
+        self._read_waiting = read_waiting
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._loop)
         self._transmit_handle: asyncio.Handle | None = None
         self._flushed = False
         self._is_over = False
+        self._doubt: asyncio.TimerHandle | None = None
         # Set where something may have changed that somebody waits for.
         self._changed = asyncio.Event()
         self._may_open = asyncio.Event()
@@ -111,6 +115,10 @@ class Driver:
         if deadline is not None and now < deadline:  # it was moved back meanwhile
             self._alarm.set(deadline, self._on_timer)
             return
+        if self.connection.idle_for_too_long(now):
+            # Where this process stood still for long (a lid was closed, Ctrl-Z), time has passed
+            # that nobody listened in: what came meanwhile counts first.
+            self._read_waiting()
         self.connection.handle_timeout(now)
         self.transmit()
 
@@ -118,12 +126,16 @@ class Driver:
         if not self._is_over:
             self._is_over = True
             self._alarm.cancel()
+            if self._doubt is not None:
+                self._doubt.cancel()
+                self._doubt = None
             if self._transmit_handle is not None:
                 self._transmit_handle.cancel()
                 self._transmit_handle = None
             on_closed = self._on_closed
             # Who owns this driver is in these, and holds it.
             self._send, self._on_closed = _send_nothing, _tell_nobody
+            self._read_waiting = _tell_nobody
             on_closed()
 
     # ---- beginning
@@ -138,24 +150,48 @@ class Driver:
         if self.connection.lost is not None:
             raise again(self.connection.lost)
 
-    async def is_alive(self, trust_s: float, timeout_s: float) -> bool:
-        """Return whether the connection takes requests.
+    def is_silent(self) -> bool:
+        """Return whether nothing has come for so long that the peer may have gone meanwhile."""
+        return self.connection.is_silent(now_s())
 
-        After `trust_s` seconds of silence the peer is asked, and has `timeout_s` to answer.
-        """
+    async def is_alive(self) -> bool:
+        """Ask the peer for a sign of life; return whether the connection takes requests."""
         connection = self.connection
-        usable = connection.why_closed_to_requests() is None
-        if not usable or connection.silence_s(now_s()) < trust_s:
-            return usable
         ping = connection.ping()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(connection.gone_after_s()):
                 while connection.lost is None and not connection.was_answered(ping):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             return False
         return connection.why_closed_to_requests() is None
+
+    def ask(self, on_end: Callable[[bool, float], None]) -> asyncio.TimerHandle:
+        """Ask the peer for a sign of life; the handle that is returned ends the waiting for it.
+
+        `on_end(is_alive, seconds)` is called when it has had so many seconds to answer.
+        """
+        wait_s = self.connection.gone_after_s()
+        return self._loop.call_later(wait_s, self._judge, self.connection.ping(), wait_s, on_end)
+
+    def _judge(self, ping: int, waited_s: float, on_end: Callable[[bool, float], None]) -> None:
+        self._read_waiting()  # as above
+        on_end(self.connection.was_answered(ping), waited_s)
+
+    def doubt(self, reason: str) -> None:
+        """Abandon the connection unless its peer gives a sign of life.
+
+        The system may say that nobody listens where only a datagram was lost, or somebody lied.
+        """
+
+        def judge(is_alive: bool, waited_s: float) -> None:
+            self._doubt = None
+            if not is_alive:
+                self.abandon(reason)
+
+        if self._doubt is None and self.connection.lost is None:
+            self._doubt = self.ask(judge)
 
     async def open_stream(self, fields: Fields, end_stream: bool = False) -> HTTP3Stream:
         """Send a request's header and return its stream; waits while the peer allows no more.

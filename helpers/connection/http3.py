@@ -39,6 +39,11 @@ logger = logging.getLogger("helpers.connection")
 logging.getLogger("quic").addHandler(logging.NullHandler())
 
 KEEP_ALIVE_AFTER_S = 2.0  # of silence, while a request is open
+# In probe timeouts, which follow the round trip that was measured: for how long a peer is trusted
+# that says nothing, and for how long one has gone that was asked and does not answer. Of the four
+# probes of a connection in trouble, each of which waits twice as long, 15 is the sum.
+TRUSTED_PROBE_TIMEOUTS = 4
+GONE_AFTER_PROBE_TIMEOUTS = 15
 HANDSHAKE_TIMEOUT_S = 10.0  # however talkative the peer is
 LOAD_CHECK_BYTES = 16 * 1024  # after each so many, what a peer costs is looked at
 
@@ -216,9 +221,20 @@ class HTTP3Connection:
             self._silent_since = now
             self.quic.send_ping(0)
 
-    def silence_s(self, now: float) -> float:
-        """Return for how long nothing has come from the peer, in seconds."""
-        return now - self._received_at
+    def is_silent(self, now: float) -> bool:
+        """Return whether nothing has come for so long that the peer may have gone meanwhile."""
+        return (
+            self.lost is None
+            and now - self._received_at > TRUSTED_PROBE_TIMEOUTS * self.quic.probe_timeout_s()
+        )
+
+    def idle_for_too_long(self, now: float) -> bool:
+        """Return whether the next `handle_timeout` ends this connection for its silence."""
+        return self.lost is None and self.quic.idle_for_too_long(now)
+
+    def gone_after_s(self) -> float:
+        """Return how long a peer that was asked for a sign of life may take, in seconds."""
+        return GONE_AFTER_PROBE_TIMEOUTS * self.quic.probe_timeout_s()
 
     def ping(self) -> int:
         """Ask the peer for a sign of life; `was_answered` tells of the number that is returned."""

@@ -24,6 +24,8 @@ SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 KERNEL_SHARE = 2 if sys.platform == "linux" else 1
 # Where many connections share a socket, timers and handlers get their turn after so many datagrams.
 DATAGRAMS_PER_TURN = 64
+# What a datagram takes of the buffer at the least, its book-keeping included.
+SMALLEST_SHARE_BYTES = 512
 # How a system reports that the port at the other end is closed; Windows calls that a reset.
 NOBODY_LISTENS = (ConnectionRefusedError, ConnectionResetError)
 
@@ -83,6 +85,11 @@ class UDPSocket(asyncio.DatagramProtocol):
         `on_error(error)` is called where the system reports that nobody listens at the other end.
         """
         self._on_datagram, self._on_error = on_datagram, on_error
+
+    def read_waiting(self) -> None:
+        """Take all that has arrived by now, as far as the buffer holds it, before anything else."""
+        room_bytes = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self._drain(room_bytes // SMALLEST_SHARE_BYTES)
 
     def close(self) -> None:
         """Close the socket once what was handed to `send` has left."""

@@ -162,6 +162,7 @@ class Listener:
             self._configuration,
             endpoint.send,
             on_closed=lambda: self._forget(driver),
+            read_waiting=endpoint.read_waiting,
             on_request=self._on_request,
             on_abandoned=self._on_abandoned,
             on_connection_id=lambda connection_id, is_ours: (

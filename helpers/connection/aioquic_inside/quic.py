@@ -271,6 +271,17 @@ class QUICLayer(QuicConnection):
         tls = getattr(self, "tls", None)  # missing until the first packet is made
         return tls._peer_certificate if tls is not None else None
 
+    def probe_timeout_s(self) -> float:
+        """Return after how long without an acknowledgement QUIC asks for one (RFC 9002, 6.2.1).
+
+        That is the measured round trip, how much it varies, and how long the peer may wait.
+        """
+        return self._loss.get_probe_timeout()
+
+    def idle_for_too_long(self, now: float) -> bool:
+        """Return whether the next `handle_timer` ends the connection, since nothing has come."""
+        return self._close_event is None and self._close_at is not None and now >= self._close_at
+
     def forget_handshake(self) -> None:
         """Drop the buffers that the finished handshake was written into, 16 KiB each."""
         for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
