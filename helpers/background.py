@@ -9,6 +9,7 @@ KeyboardInterrupt ends.
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -60,34 +61,33 @@ class Background:
 
     def run(
         self,
-        coroutine: Coroutine[Any, Any, T],
+        function: Callable[..., Coroutine[Any, Any, T]],
+        *args: object,
         timeout_s: float | None = None,
         meanwhile: Callable[["concurrent.futures.Future[T]"], object] | None = None,
     ) -> T:
-        """Run a coroutine on the loop; return what it returns, or raise what it raises.
+        """Run `function(*args)`, a coroutine, on the loop; return what it returns, or raise.
 
-        `meanwhile(future)` is called on this thread while the coroutine runs, with the future of
-        its result. Raises TimeoutError after `timeout_s` seconds. Whatever ends the wait early, an
-        interrupt of the cell too, cancels the coroutine. Called from any thread but the loop's own.
+        It is made there: one that was made here would be lost, never awaited, where a signal's
+        handler raises on the way. `meanwhile(future)` is called on this thread while it runs, with
+        the future of its result. Raises TimeoutError after `timeout_s` seconds. Whatever ends the
+        wait early, an interrupt of the cell too, cancels the coroutine. Called from any thread but
+        the loop's own.
         """
         loop, thread = self._loop, self._thread  # another thread may stop at any time
         if loop is None or thread is None:
-            coroutine.close()
             raise UsageError(f"{self.name!r} is not running. Start it first.")
         if threading.current_thread() is thread:
-            coroutine.close()
             raise UsageError("This call waits for the loop it runs on. Use `await` here instead.")
         if not (thread.is_alive() or loop.is_closed()):  # it closes its loop before it ends
-            coroutine.close()
             raise UsageError(
                 f"{self.name!r} has no thread in this process: a fork takes none along. Make a new "
                 "client or server here."
             )
-        call = _Call(coroutine)
+        call = _Call(functools.partial(function, *args))
         try:
             loop.call_soon_threadsafe(call.start)
         except RuntimeError:  # the loop was closed by another thread just now
-            coroutine.close()
             raise UsageError(f"{self.name!r} was stopped during this call.") from None
         try:
             if meanwhile is not None:
@@ -155,16 +155,14 @@ class _Call(Generic[T]):
     its way: a body that arrives in small chunks is fetched so for each of them.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+    def __init__(self, function: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self.future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self._coroutine = coroutine
+        self._function = function
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin; called on the loop."""
         self._task = asyncio.get_running_loop().create_task(self._run())
-        # Cancelled before its first step, it would never get to the coroutine.
-        self._task.add_done_callback(lambda _: self._coroutine.close())
 
     def cancel(self) -> None:
         """Cancel the coroutine; called on the loop."""
@@ -173,7 +171,7 @@ class _Call(Generic[T]):
 
     async def _run(self) -> None:
         try:
-            result = await self._coroutine
+            result = await self._function()
         except asyncio.CancelledError:
             self.future.cancel()
             raise

@@ -24,11 +24,11 @@ class Relay:
 
     def __enter__(self):
         self._background.start()
-        self.port = self._background.run(self._open())
+        self.port = self._background.run(self._open)
         return self
 
     def __exit__(self, *_):
-        self._background.run(self._close())
+        self._background.run(self._close)
         self._background.stop()
 
     async def _open(self):

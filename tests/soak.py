@@ -122,7 +122,7 @@ def server_holds(server):
         psutil.Process().memory_info().rss / MB,
         len(asyncio.all_tasks(server._background._loop)),
         sum(isinstance(thing, HTTP3Stream) for thing in gc.get_objects())
-        + server._background.run(_open_streams(server._listener.connections)),
+        + server._background.run(_open_streams, server._listener.connections),
     )
 
 

@@ -68,10 +68,10 @@ class Stubborn(Patient):
 
 
 def test_run_returns_what_the_coroutine_returns_from_the_loops_thread(background):
-    thread = background.run(on_which_thread())
+    thread = background.run(on_which_thread)
     assert thread is not threading.current_thread()
     assert (thread.name, thread.daemon) == ("test-loop", True)
-    assert background.run(on_which_thread()) is thread
+    assert background.run(on_which_thread) is thread
 
 
 def test_run_raises_what_the_coroutine_raises(background):
@@ -79,7 +79,7 @@ def test_run_raises_what_the_coroutine_raises(background):
         raise LookupError("from the loop")
 
     with pytest.raises(LookupError, match="from the loop"):
-        background.run(fail())
+        background.run(fail)
 
 
 def test_a_timeout_of_the_coroutine_is_not_taken_for_one_of_run(background):
@@ -87,14 +87,14 @@ def test_a_timeout_of_the_coroutine_is_not_taken_for_one_of_run(background):
         raise TimeoutError("its own")
 
     with pytest.raises(TimeoutError, match="its own"):
-        background.run(fail(), timeout_s=WAIT_S)
+        background.run(fail, timeout_s=WAIT_S)
 
 
 def test_run_gives_up_after_its_timeout_and_cancels(background):
     patient = Patient()
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"^Not done within 0\.05 s\.$"):
-        background.run(patient.wait(), timeout_s=0.05)
+        background.run(patient.wait, timeout_s=0.05)
     assert time.monotonic() - started < WAIT_S / 2
     assert patient.cancelled.wait(WAIT_S)
 
@@ -107,7 +107,7 @@ def test_a_loop_whose_thread_is_gone_takes_no_call():
     calls = []
     started = time.monotonic()
     with pytest.raises(UsageError, match="'test-loop' has no thread in this process"):
-        background.run(on_which_thread(), meanwhile=calls.append)
+        background.run(on_which_thread, meanwhile=calls.append)
     assert time.monotonic() - started < 0.5  # no wait comes first
     assert calls == []
     background._loop.close()
@@ -124,11 +124,11 @@ def test_an_interrupt_ends_the_wait_at_once_and_cancels(background):
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        background.run(interrupt_and_wait())
+        background.run(interrupt_and_wait)
     assert time.monotonic() - started < WAIT_S / 2
     assert patient.cancelled.wait(WAIT_S)
     # The loop goes on.
-    assert background.run(on_which_thread()).is_alive()
+    assert background.run(on_which_thread).is_alive()
 
 
 def test_many_threads_may_run_at_once(background):
@@ -137,7 +137,7 @@ def test_many_threads_may_run_at_once(background):
     results = []
 
     def run():
-        results.append(background.run(barrier.wait(), timeout_s=WAIT_S))
+        results.append(background.run(barrier.wait, timeout_s=WAIT_S))
 
     threads = [threading.Thread(target=run) for _ in range(5)]
     for thread in threads:
@@ -148,15 +148,15 @@ def test_many_threads_may_run_at_once(background):
 
 
 def test_starting_twice_is_harmless(background):
-    thread = background.run(on_which_thread())
+    thread = background.run(on_which_thread)
     background.start()
-    assert background.run(on_which_thread()) is thread
+    assert background.run(on_which_thread) is thread
     assert [t for t in threading.enumerate() if t.name == "test-loop"] == [thread]
 
 
 def test_stop_ends_the_thread_and_cancels_what_runs(background):
     patient = Patient()
-    thread = background.run(on_which_thread())
+    thread = background.run(on_which_thread)
     tasks = []
     background.call(lambda: tasks.append(asyncio.ensure_future(patient.wait())))
     assert patient.started.wait(WAIT_S)
@@ -189,12 +189,12 @@ def test_stop_lets_the_clean_up_of_a_task_finish(background):
 def test_after_stop_it_says_so_and_can_be_started_again(background):
     background.stop()
     with pytest.raises(UsageError) as raised:
-        background.run(on_which_thread())
+        background.run(on_which_thread)
     assert str(raised.value) == "'test-loop' is not running. Start it first."
     called = []
     background.call(called.append, 1)
     background.start()
-    assert background.run(on_which_thread()).is_alive()
+    assert background.run(on_which_thread).is_alive()
     assert called == []
 
 
@@ -203,7 +203,7 @@ def test_who_waits_while_another_thread_stops_is_told(background):
     stopper = threading.Thread(target=lambda: patient.started.wait() and background.stop())
     stopper.start()
     with pytest.raises(UsageError) as raised:
-        background.run(patient.wait())
+        background.run(patient.wait)
     assert str(raised.value) == "'test-loop' was stopped during this call."
     stopper.join()
 
@@ -213,24 +213,24 @@ def test_who_waits_for_a_task_that_refuses_to_end_is_told_too(background):
     stopper = threading.Thread(target=lambda: stubborn.started.wait() and background.stop())
     stopper.start()
     with pytest.raises(UsageError, match="was stopped during this call"):
-        background.run(stubborn.refuse())
+        background.run(stubborn.refuse)
     stopper.join()
     stubborn.forget()
 
 
 def test_a_wait_for_its_own_loop_is_refused(background):
     async def wait_for_itself():
-        background.run(on_which_thread())
+        background.run(on_which_thread)
 
     with pytest.raises(UsageError) as raised:
-        background.run(wait_for_itself(), timeout_s=WAIT_S)
+        background.run(wait_for_itself, timeout_s=WAIT_S)
     assert str(raised.value) == (
         "This call waits for the loop it runs on. Use `await` here instead."
     )
 
 
 def test_the_loop_may_stop_itself(background):
-    thread = background.run(on_which_thread())
+    thread = background.run(on_which_thread)
     background.call(background.stop)
     thread.join(WAIT_S)
     assert not thread.is_alive()
@@ -239,7 +239,7 @@ def test_the_loop_may_stop_itself(background):
 
 def test_stop_does_not_wait_for_what_blocks_the_loop(background):
     blocking, release = threading.Event(), threading.Event()
-    thread = background.run(on_which_thread())
+    thread = background.run(on_which_thread)
 
     def block():
         blocking.set()
@@ -262,7 +262,7 @@ def test_stop_does_not_wait_for_what_blocks_the_loop(background):
 
 def test_stop_does_not_wait_for_a_task_that_refuses_to_end(background):
     stubborn = Stubborn()
-    thread = background.run(on_which_thread())
+    thread = background.run(on_which_thread)
     background.call(lambda: asyncio.ensure_future(stubborn.refuse()))
     assert stubborn.started.wait(WAIT_S)
     started = time.monotonic()

@@ -17,6 +17,7 @@ import pytest
 from aioquic.h3.connection import ErrorCode
 from aioquic.h3.events import DataReceived, HeadersReceived
 
+from helpers.background import Background
 from helpers.certificates import load_or_create
 from helpers.client import AsyncHTTP3Transport, HTTP3Transport
 from helpers.errors import ClientDisconnected, UsageError
@@ -1258,6 +1259,32 @@ async def test_leaving_a_response_ends_the_iterator_of_its_request(new_async_cli
             assert await anext(response.aiter_raw()) == b"the first half"
         async with asyncio.timeout(WAIT_S):
             await ended.wait()
+
+
+@pytest.mark.parametrize("what", ["get", "post", "stream", "read", "close"])
+def test_an_interrupt_on_the_way_to_the_loop_loses_no_coroutine(
+    transport, echo, endless, monkeypatch, what
+):
+    """Python looks for signals where a function begins; a lost coroutine is a warning."""
+    url, _ = endless
+    client = httpx2.Client(transport=transport)
+    with client.stream("GET", url) as response:
+        actions = {
+            "get": lambda: client.get(echo),
+            "post": lambda: client.post(echo, content=iter([b"x"])),
+            "stream": lambda: transport.open_stream("GET", echo),
+            "read": lambda: next(response.iter_raw()),
+            "close": transport.close,
+        }
+
+        def interrupt(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Background, "run", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                actions[what]()
+        gc.collect()
 
 
 def test_closing_the_client_ends_the_handler(credentials, endless):

@@ -61,7 +61,7 @@ def test_a_handlers_sleep_is_never_shorter_than_it_says():
     background = Background("test-clock")
     background.start()
     try:
-        assert min(background.run(sleep(), WAIT_S)) >= 0.7 * STEP_S
+        assert min(background.run(sleep, timeout_s=WAIT_S)) >= 0.7 * STEP_S
     finally:
         background.stop()
 

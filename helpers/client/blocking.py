@@ -9,7 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import queue
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import httpx2
@@ -42,23 +42,23 @@ class BlockingStream:
         self._stream = stream
         self._timeout_s = timeout_s
 
-    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return self._background.run(coroutine, self._timeout_s)
+    def _run(self, function: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+        return self._background.run(function, *args, timeout_s=self._timeout_s)
 
     def write(self, data: bytes) -> None:
         """Send one DATA frame at once; waits while the server is slow."""
-        self._run(self._stream.write(data))
+        self._run(self._stream.write, data)
 
     def close(self, trailers: Mapping[str, str] | None = None) -> None:
         """Finish the request (FIN), after `trailers` where given."""
-        self._run(self._stream.close(trailers))
+        self._run(self._stream.close, trailers)
 
     def read_header(self) -> httpx2.Headers:
         """Return the response's header; `:status` is one of its fields."""
-        return httpx2.Headers(self._run(self._stream.read_header()))
+        return httpx2.Headers(self._run(self._stream.read_header))
 
     def __iter__(self) -> Iterator[bytes]:
-        while chunks := self._run(self._stream.receive()):
+        while chunks := self._run(self._stream.receive):
             yield from chunks
 
     def read(self) -> bytes:
@@ -72,11 +72,11 @@ class BlockingStream:
 
     def send_datagram(self, payload: bytes) -> None:
         """Send one HTTP datagram (RFC 9297)."""
-        self._run(self._stream.send_datagram(payload))
+        self._run(self._stream.send_datagram, payload)
 
     def receive_datagram(self) -> bytes:
         """Return the next HTTP datagram of this stream."""
-        return self._run(self._stream.receive_datagram())
+        return self._run(self._stream.receive_datagram)
 
     def reset(self, error_code: int = ErrorCode.H3_REQUEST_CANCELLED) -> None:
         """End the request early (RESET_STREAM)."""
@@ -175,7 +175,7 @@ class BlockingBody(httpx2.SyncByteStream):
         if rest is not None:
             return rest
         try:
-            return self._background.run(self._body.receive())
+            return self._background.run(self._body.receive)
         except UsageError as error:
             raise httpx2.ReadError(
                 "The client was closed before the end of the body. Read it before `close`, or "

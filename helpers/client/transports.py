@@ -284,11 +284,12 @@ class HTTP3Transport(httpx2.BaseTransport):
         assert isinstance(request.stream, httpx2.SyncByteStream), "httpx2.Client made it"
         try:
             if known_body(request) is not None:
-                response = self._background.run(self._transport.handle_async_request(request))
+                response = self._background.run(self._transport.handle_async_request, request)
             else:
                 body = CallersBody(request.stream)
-                sending = self._transport.send(request, body)
-                response = self._background.run(sending, meanwhile=body.make_pieces)
+                response = self._background.run(
+                    self._transport.send, request, body, meanwhile=body.make_pieces
+                )
         except UsageError as error:  # closed by another thread meanwhile, or a forked process
             raise httpx2.ReadError(str(error)) from error
         assert isinstance(response.stream, ResponseBody), "receive_response made it"
@@ -307,13 +308,13 @@ class HTTP3Transport(httpx2.BaseTransport):
         Each call on it takes at most `timeout_s` seconds, or raises TimeoutError.
         """
         self._background.start()
-        stream = self._background.run(self._transport.open_stream(method, url, headers))
+        stream = self._background.run(self._transport.open_stream, method, url, headers)
         return BlockingStream(self, self._background, stream, timeout_s)
 
     def close(self) -> None:
         """Close all connections and end the background thread; twice is harmless."""
         if self._background.running:
-            self._background.run(self._transport.aclose())
+            self._background.run(self._transport.aclose)
             self._background.stop()
 
 

@@ -107,7 +107,7 @@ class Server:
         listener = Listener(self._configuration, self._router.accept, self._router.abandon)
         try:
             self._port = self._background.run(
-                listener.bind(self.host, self._requested_port), START_TIMEOUT_S
+                listener.bind, self.host, self._requested_port, timeout_s=START_TIMEOUT_S
             )
         except (ServerStartError, TimeoutError):
             self._background.stop()
@@ -136,7 +136,11 @@ class Server:
             _started.pop(self._port, None)
         try:
             self._background.run(
-                _let_end(listener, self._router, grace_s), grace_s + CLOSE_TIMEOUT_S
+                _let_end,
+                listener,
+                self._router,
+                grace_s,
+                timeout_s=grace_s + CLOSE_TIMEOUT_S,
             )
         except TimeoutError:
             logger.warning("The server did not close within %g s.", grace_s + CLOSE_TIMEOUT_S)

@@ -1,5 +1,6 @@
 """A server made of aioquic's own `serve`, whose answers a test writes out frame by frame."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,9 @@ def scripted_server(
     background.start()
     try:
         server = background.run(
-            serve(host, 0, configuration=configuration, create_protocol=new_protocol)
+            functools.partial(
+                serve, host, 0, configuration=configuration, create_protocol=new_protocol
+            )
         )
         yield server._transport.get_extra_info("sockname")[1]
         background.call(server.close)
