@@ -45,17 +45,14 @@ class Background:
     def start(self) -> None:
         """Start the thread and return when its loop runs; several threads may do so at once.
 
-        Raises UsageError where the loop does not run within 5 s.
+        Raises UsageError where the system has no thread for it, or the loop does not run within
+        5 s.
         """
         with self._starting:
             if self._thread is not None:
                 return
             started = threading.Event()
-            self._loop = FineLoop()
-            self._thread = threading.Thread(
-                target=_run_loop, args=(self._loop, started), name=self.name, daemon=True
-            )
-            self._thread.start()
+            self._loop, self._thread = _start_thread(self.name, started)
         if not started.wait(START_TIMEOUT_S):
             raise UsageError(f"The thread {self.name!r} did not start in {START_TIMEOUT_S:g} s.")
 
@@ -147,6 +144,29 @@ class Background:
                 "loop, such as time.sleep in a handler. Use `await asyncio.sleep(...)` there."
             )
 
+    def leave(self, function: Callable[..., object], *args: object) -> None:
+        """Call a last function on the loop, which does nothing afterwards: the process exits.
+
+        Who waits for the loop on another thread is told nothing, since that thread is about to end
+        too. Waits for the function, 0.5 s at most.
+        """
+        loop, thread = self._loop, self._thread
+        self._loop = self._thread = None
+        if loop is None or thread is None or not thread.is_alive():
+            return
+        done = threading.Event()
+
+        def call_and_stand_still() -> None:
+            try:
+                function(*args)
+            finally:
+                done.set()
+                threading.Event().wait()  # as long as the process lives: a daemon holds up nobody
+
+        with contextlib.suppress(RuntimeError):  # it closes just now
+            loop.call_soon_threadsafe(call_and_stand_still)
+            done.wait(STOP_TIMEOUT_S / 2)
+
 
 class _Call(Generic[T]):
     """One coroutine that runs on a loop while another thread waits for its `future`.
@@ -179,6 +199,21 @@ class _Call(Generic[T]):
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
+
+
+def _start_thread(
+    name: str, started: threading.Event
+) -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+    loop: asyncio.AbstractEventLoop | None = None
+    try:
+        loop = FineLoop()
+        thread = threading.Thread(target=_run_loop, args=(loop, started), name=name, daemon=True)
+        thread.start()
+    except (OSError, RuntimeError) as error:  # no descriptors are left, or no threads
+        if loop is not None:
+            loop.close()
+        raise UsageError(f"The thread {name!r} cannot start: {error}.") from error
+    return loop, thread
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:

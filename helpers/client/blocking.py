@@ -177,6 +177,8 @@ class BlockingBody(httpx2.SyncByteStream):
         try:
             return self._background.run(self._body.receive)
         except UsageError as error:
+            if self._background.running:  # in a forked process, say
+                raise httpx2.ReadError(f"The body was not read to its end. {error}") from error
             raise httpx2.ReadError(
                 "The client was closed before the end of the body. Read it before `close`, or "
                 "inside the client's `with`."

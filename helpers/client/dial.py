@@ -165,4 +165,6 @@ async def _resolve(host: str, port: int) -> Resolved:
         infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except socket.gaierror as error:
         raise httpx2.ConnectError(f"Host {host!r} has no address: {error.strerror}.") from error
+    except (UnicodeError, RuntimeError) as error:  # a label of 64 bytes; the process exits
+        raise httpx2.ConnectError(f"Host {host!r} cannot be looked up: {error}.") from error
     return list(dict.fromkeys((info[0], info[4]) for info in infos))

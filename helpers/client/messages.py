@@ -61,7 +61,7 @@ def request_fields(request: httpx2.Request) -> Fields:
 
     Raises httpx2.LocalProtocolError for a header that cannot be sent.
     """
-    method, path = request.method.encode(), request.url.raw_path
+    method, path = request.method.encode(errors="replace"), request.url.raw_path
     authority = request.headers.get("host", "").encode() or request.url.netloc
     for part, what, pattern in (
         (method, "method (RFC 9110 section 9.1)", METHOD),
@@ -238,8 +238,12 @@ class ResponseBody(httpx2.AsyncByteStream):
             chunks = await _from_server(self._stream, arriving, self._timeout_s, self._upload)
         except PeerError as error:
             raise as_httpx2(error, self._progress()) from error
+        except UsageError as error:  # it was given up before
+            raise httpx2.ReadError(str(error)) from error
         if self._receiving.state is Half.FINISHED:
             self._trailers.update(self._receiving.trailers)
+        elif not chunks:  # another task or thread did, or this would look like the end
+            raise httpx2.ReadError(f"The response was closed {self._progress()}.")
         return chunks
 
     def receive_rest(self) -> list[bytes] | None:

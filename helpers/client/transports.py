@@ -7,13 +7,16 @@ interrupted.
 """
 
 import asyncio
+import atexit
+import concurrent.futures
 import contextlib
 import functools
 import ssl
 import time
 import weakref
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx2
 from aioquic.h3.connection import ErrorCode
@@ -40,6 +43,8 @@ from helpers.errors import (
 )
 from helpers.stream import HTTP3Stream
 
+T = TypeVar("T")
+
 # What may be sent a second time where nobody knows whether it was received (RFC 9110, 9.2.2).
 IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
 
@@ -47,7 +52,8 @@ IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
 class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
     """HTTP/3 for httpx2.AsyncClient, on the loop that calls it.
 
-    Keeps one connection per origin and opens a new one where the old one is gone. `ca_file` names
+    Keeps one connection per origin and opens a new one where the old one is gone. Once closed, it
+    stays closed: what is asked of it then raises httpx2.LocalProtocolError. `ca_file` names
     the CAs to trust, None the public ones; `verify=False` trusts anybody. Raises
     CertificateFileError at once where `ca_file` cannot serve.
     """
@@ -67,6 +73,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         self._verify = verify
         self._connect_timeout_s = connect_timeout_s
         self._wire = wire
+        self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connections: dict[tuple[str, int], Driver] = {}
         # Those too that were replaced while a response was still on its way.
@@ -128,11 +135,12 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         return stream
 
     async def aclose(self) -> None:
-        """Close all connections; what still streams is lost."""
+        """Close all connections for good; what still streams is lost."""
+        self.refuse_requests()
         self.disconnect()
 
     def disconnect(self) -> None:
-        """Do what `aclose` does, at once; called on the connections' loop."""
+        """Close all connections at once; called on their loop."""
         self._connections.clear()
         for driver in list(self._all):
             driver.close()
@@ -206,12 +214,26 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
             limits = [self._connect_timeout_s, timeouts.get("connect")]
             timeout_s = min(limit for limit in limits if limit is not None)
             driver = await connect(*origin, self._new_configuration, timeout_s, asked_at)
+            if self._is_closed:  # meanwhile
+                driver.close()
+                driver.abandon("the client was closed")
+            self.check_open()
             self._connections[origin] = driver
             self._all.add(driver)
             return driver, False
 
+    def refuse_requests(self) -> None:
+        """Be closed to requests from now on; from any thread."""
+        self._is_closed = True
+
+    def check_open(self) -> None:
+        """Raise httpx2.LocalProtocolError where this transport was closed; from any thread."""
+        if self._is_closed:
+            raise httpx2.LocalProtocolError("This client was closed. Make a new one.")
+
     def _belong_to_this_loop(self) -> None:
         """Use the running loop; raises httpx2.LocalProtocolError for none, or another in use."""
+        self.check_open()
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError as error:
@@ -272,7 +294,11 @@ class HTTP3Transport(httpx2.BaseTransport):
     ) -> None:
         self._transport = AsyncHTTP3Transport(ca_file, verify, connect_timeout_s, wire)
         self._background = Background("http3-client")
-        weakref.finalize(self, _shut_down, self._background, self._transport)
+        weakref.finalize(self, _shut_down, self._background, self._transport).atexit = False
+        _open.add(self)
+        # Later than weakref's own, and so called earlier: before the servers of this process end.
+        atexit.unregister(_leave)
+        atexit.register(_leave)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request; return its response as soon as the header has come.
@@ -280,18 +306,12 @@ class HTTP3Transport(httpx2.BaseTransport):
         A body that is an iterator is read on the calling thread and sent before the response is
         awaited; where both are to flow at once, use `open_stream`. Raises httpx2's exceptions.
         """
-        self._background.start()
         assert isinstance(request.stream, httpx2.SyncByteStream), "httpx2.Client made it"
-        try:
-            if known_body(request) is not None:
-                response = self._background.run(self._transport.handle_async_request, request)
-            else:
-                body = CallersBody(request.stream)
-                response = self._background.run(
-                    self._transport.send, request, body, meanwhile=body.make_pieces
-                )
-        except UsageError as error:  # closed by another thread meanwhile, or a forked process
-            raise httpx2.ReadError(str(error)) from error
+        if known_body(request) is not None:
+            response = self._run(self._transport.handle_async_request, request)
+        else:
+            body = CallersBody(request.stream)
+            response = self._run(self._transport.send, request, body, meanwhile=body.make_pieces)
         assert isinstance(response.stream, ResponseBody), "receive_response made it"
         response.stream = BlockingBody(self, self._background, response.stream)
         return response
@@ -305,21 +325,61 @@ class HTTP3Transport(httpx2.BaseTransport):
     ) -> "BlockingStream":
         """Send a request's header and return its stream, taken over, for plain blocking calls.
 
-        Each call on it takes at most `timeout_s` seconds, or raises TimeoutError.
+        Each call on it takes at most `timeout_s` seconds, or raises TimeoutError. Raises httpx2's
+        exceptions; afterwards the stream raises its own errors.
         """
-        self._background.start()
-        stream = self._background.run(self._transport.open_stream, method, url, headers)
+        stream = self._run(self._transport.open_stream, method, url, headers)
         return BlockingStream(self, self._background, stream, timeout_s)
 
     def close(self) -> None:
-        """Close all connections and end the background thread; twice is harmless."""
-        if self._background.running:
-            self._background.run(self._transport.aclose)
+        """Close all connections and end the background thread; twice is harmless.
+
+        Raises httpx2.CloseError where something blocks that thread.
+        """
+        self._transport.refuse_requests()
+        try:
+            if self._background.running:
+                with contextlib.suppress(
+                    UsageError
+                ):  # another thread closes it, or a fork has none
+                    self._background.run(self._transport.aclose)
             self._background.stop()
+        except UsageError as error:
+            raise httpx2.CloseError(str(error)) from error
+
+    def _run(
+        self,
+        function: Callable[..., Coroutine[Any, Any, T]],
+        *args: object,
+        meanwhile: Callable[["concurrent.futures.Future[T]"], object] | None = None,
+    ) -> T:
+        self._transport.check_open()
+        try:
+            self._background.start()
+        except UsageError as error:
+            raise httpx2.ConnectError(str(error)) from error
+        try:
+            return self._background.run(function, *args, meanwhile=meanwhile)
+        except UsageError as error:  # closed by another thread meanwhile, or a forked process
+            self._transport.check_open()
+            raise httpx2.ReadError(str(error)) from error
+
+    def leave(self) -> None:
+        """Tell the servers that this process exits, and nobody else; nothing works afterwards."""
+        self._transport.refuse_requests()
+        self._background.leave(self._transport.disconnect)
+
+
+_open: "weakref.WeakSet[HTTP3Transport]" = weakref.WeakSet()
+
+
+def _leave() -> None:
+    for transport in list(_open):
+        transport.leave()
 
 
 def _shut_down(background: Background, transport: AsyncHTTP3Transport) -> None:
-    """End a client that nobody holds any more, or whose process exits; waits for nothing."""
+    """End a client that nobody holds any more; waits for nothing."""
     background.call(transport.disconnect)
     with contextlib.suppress(UsageError):  # the thread is a daemon and holds up nobody
         background.stop(0.5)
