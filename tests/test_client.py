@@ -1220,6 +1220,73 @@ async def test_a_response_that_is_dropped_ends_the_iterator_of_its_request(
             await ended.wait()
 
 
+def in_a_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join(WAIT_S)
+
+
+WHERE = {"in its own thread": lambda function: function(), "in another thread": in_a_thread}
+
+
+@pytest.mark.parametrize("collect", WHERE.values(), ids=WHERE)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_open_stream_that_is_dropped_ends_the_handler(transport, endless, collect, method):
+    """Also where it is part of a cycle: then the collector finds it, on whatever thread."""
+    url, ends = endless
+    stream = transport.open_stream(method, url)
+    assert next(iter(stream)) == b"number 0\n"
+    stream.itself = stream
+    del stream
+    collect(gc.collect)
+    assert_left(ends)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("collect", WHERE.values(), ids=WHERE)
+async def test_an_open_stream_that_is_dropped_ends_the_handler_in_async_code(
+    credentials, endless, collect
+):
+    url, ends = endless
+    transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
+    stream = await transport.open_stream("GET", url)
+    assert await anext(stream) == b"number 0\n"
+    holder = [stream]
+    holder.append(holder)
+    del stream, holder
+    collect(gc.collect)
+    await asyncio.to_thread(assert_left, ends)
+    await transport.aclose()
+
+
+@pytest.mark.anyio
+async def test_the_word_of_a_stream_that_was_dropped_is_a_reset_and_a_stop(credentials, server):
+    """And one that ended well is dropped without a word."""
+    errors = queue.SimpleQueue()
+
+    @server.route("/read")
+    async def read(request, response):
+        try:
+            await request.read()
+        except ClientDisconnected as error:
+            errors.put(str(error))
+            raise
+
+    transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
+    async with await transport.open_stream("POST", server.url("/read")) as stream:
+        await stream.close()
+        await stream.read()
+    del stream
+    stream = await transport.open_stream("POST", server.url("/read"))
+    await stream.write(b"x")
+    del stream
+    gc.collect()
+    text = await asyncio.to_thread(errors.get, timeout=WAIT_S)
+    assert "with H3_REQUEST_CANCELLED" in text
+    await transport.aclose()
+    assert errors.empty()
+
+
 @pytest.mark.anyio
 async def test_cancelling_a_request_ends_the_handler(new_async_client, server):
     ends = queue.SimpleQueue()

@@ -41,7 +41,7 @@ from helpers.errors import (
     ConnectionLost,
     UsageError,
 )
-from helpers.stream import HTTP3Stream
+from helpers.stream import HTTP3Stream, ReceivingHalf, SendingHalf
 
 T = TypeVar("T")
 
@@ -125,13 +125,17 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         """Send a request's header and return its stream, taken over: write and read as you like.
 
         `await stream.read_header()` gives the response's header. Raises as the connection does:
-        httpx2.ConnectError or ConnectTimeout; afterwards the stream raises its own errors.
+        httpx2.ConnectError or ConnectTimeout; afterwards the stream raises its own errors. A stream
+        that nobody holds any more is cancelled, on whatever thread its last holder was.
         """
         request = httpx2.Request(method, url, headers=headers)
         if "content-length" not in httpx2.Headers(headers):
             # httpx2 announces an empty body; this one is what you write.
             request.headers.pop("content-length", None)
         _, stream, _ = await self._send_header(request, {}, end_stream=False, may_repeat=False)
+        give_up = functools.partial(_give_up, stream.sending, stream.receiving)
+        loop = asyncio.get_running_loop()
+        weakref.finalize(stream, _call_soon, loop, give_up).atexit = False
         return stream
 
     async def aclose(self) -> None:
@@ -275,6 +279,16 @@ def _give_up_unless_alive(stream: HTTP3Stream, is_alive: bool, waited_s: float) 
     if not is_alive:
         reason = f"the server gave no sign of life for {waited_s:.2g} s"
         stream.receiving.fail(ConnectionLost(None, reason), ErrorCode.H3_REQUEST_CANCELLED)
+
+
+def _give_up(sending: SendingHalf, receiving: ReceivingHalf) -> None:
+    sending.reset(ErrorCode.H3_REQUEST_CANCELLED)
+    receiving.stop(ErrorCode.H3_REQUEST_CANCELLED)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # it has closed: nothing is left to be given up
+        loop.call_soon_threadsafe(function)
 
 
 class HTTP3Transport(httpx2.BaseTransport):
