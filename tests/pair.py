@@ -231,7 +231,7 @@ class Site(Pair):
     def url(self, path):
         return f"https://localhost{path}"
 
-    async def _connection(self, url, timeouts, asks_first):
+    async def _connection(self, request, asks_first):
         return _Opened(self), True
 
 

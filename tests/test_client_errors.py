@@ -183,6 +183,37 @@ def test_httpx2s_own_connect_timeout_counts_where_it_is_shorter(side, credential
     assert CONNECT_TIMEOUT_S <= failed.seconds < 5 * CONNECT_TIMEOUT_S
 
 
+def test_a_requests_own_connect_timeout_counts_where_it_is_longer(side, credentials, silent_port):
+    """And the message says the seconds that it took."""
+    failed = failure(
+        httpx2.ConnectTimeout,
+        side,
+        f"https://127.0.0.1:{silent_port}/",
+        ca_file=credentials.ca_file,
+        connect_timeout_s=0.001,
+        arguments={"timeout": httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)},
+    )
+    assert "within 0.3 s" in str(failed)
+    assert CONNECT_TIMEOUT_S <= failed.seconds < 5 * CONNECT_TIMEOUT_S
+
+
+@pytest.mark.parametrize("timeout", [None, httpx2.Client(trust_env=False).timeout])
+def test_where_nobody_chose_a_connect_timeout_the_transports_counts(
+    side, credentials, silent_port, timeout
+):
+    """Neither httpx2's default of 5 s was chosen, nor None, which is meant for the reading."""
+    failed = failure(
+        httpx2.ConnectTimeout,
+        side,
+        f"https://127.0.0.1:{silent_port}/",
+        ca_file=credentials.ca_file,
+        connect_timeout_s=CONNECT_TIMEOUT_S,
+        arguments={"timeout": timeout},
+    )
+    assert "within 0.3 s" in str(failed)
+    assert CONNECT_TIMEOUT_S <= failed.seconds < 5 * CONNECT_TIMEOUT_S
+
+
 def test_an_address_that_stays_silent_is_a_timeout_though_the_next_one_refuses(
     side, credentials, silent_port
 ):
@@ -285,6 +316,34 @@ def test_another_ca_is_no_better_than_none(side, server, tmp_path):
     assert str(failed).startswith("Certificate not trusted: ")
     assert failed.seconds < HANDSHAKE_S
     assert isinstance(failed.cause, ConnectionLost)
+
+
+@pytest.mark.parametrize("name", ["www.example.test", "bücher.test", "www.example.test."])
+def test_the_name_to_be_verified_may_be_another_than_the_hosts(tmp_path, name):
+    """httpx2's extension `sni_hostname`; each name has a connection of its own."""
+    made = load_or_create(tmp_path, names=("www.example.test", "xn--bcher-kva.test"))
+    with Server(made.cert_file, made.key_file) as server:
+
+        @server.route("/who")
+        async def who(request, response):
+            await response.write(f"{request.headers['host']} {request.client[1]}")
+
+        url = f"https://127.0.0.1:{server.port}/who"
+        with httpx2.Client(transport=HTTP3Transport(ca_file=made.ca_file)) as client:
+            options = {"headers": {"host": "a.test"}, "extensions": {"sni_hostname": name}}
+            first, second = (client.get(url, **options).text for _ in range(2))
+            assert first == second
+            assert first.startswith("a.test ")
+            with pytest.raises(httpx2.ConnectError, match=r"not for '127\.0\.0\.1'"):
+                client.get(url)
+            with pytest.raises(httpx2.ConnectError, match=r"not for 'other\.test'"):
+                client.get(url, extensions={"sni_hostname": "other.test"})
+
+
+@pytest.mark.parametrize("name", [b"bytes", 7, "\ud800"])
+def test_a_name_to_be_verified_that_is_none_is_refused(client, server, name):
+    with pytest.raises(httpx2.LocalProtocolError, match="no host name"):
+        client.get(server.url("/"), extensions={"sni_hostname": name})
 
 
 @pytest.mark.usefixtures("example_test_is_here")

@@ -43,22 +43,23 @@ Resolved = list[tuple[int, Address]]
 async def connect(
     host: str,
     port: int,
+    server_name: str,
     new_configuration: Callable[[], QuicConfiguration],
     timeout_s: float,
     asked_at: float,
 ) -> Driver:
     """Return an open connection, from the first address of `host` that answers.
 
-    The loop it is called on runs the connection. Raises httpx2.ConnectError with the reason, or
-    httpx2.ConnectTimeout where nothing answers within `timeout_s` seconds of `asked_at`, on the
-    loop's clock.
+    Its certificate has to be for `server_name`. The loop it is called on runs the connection.
+    Raises httpx2.ConnectError with the reason, or httpx2.ConnectTimeout where nothing answers
+    within `timeout_s` seconds of `asked_at`, on the loop's clock.
     """
     addresses = await _resolve(host, port)
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     nobody: Exception | None = None  # the reason that says most
     for tried, (family, address) in enumerate(addresses):
         configuration = new_configuration()
-        configuration.server_name = _canonical(host)
+        configuration.server_name = _canonical(server_name)
         # One that does not answer must leave time for the next: localhost may be ::1 or 127.0.0.1.
         left_s = asked_at + timeout_s - asyncio.get_running_loop().time()
         attempt_s = left_s / (len(addresses) - tried)
@@ -68,7 +69,7 @@ async def connect(
             if nobody is None or _weight(error) >= _weight(nobody):
                 nobody = error
         except _HandshakeFailed as failure:
-            raise httpx2.ConnectError(_why(failure, host, where)) from failure.lost
+            raise httpx2.ConnectError(_why(failure, server_name, where)) from failure.lost
     kind = httpx2.ConnectTimeout if isinstance(nobody, TimeoutError) else httpx2.ConnectError
     text = f"No HTTP/3 server answered at {where} (UDP) within {timeout_s:g} s. "
     text += "Is the server's cell running?"
@@ -141,13 +142,13 @@ async def _attempt(
     return driver
 
 
-def _why(failure: _HandshakeFailed, host: str, where: str) -> str:
+def _why(failure: _HandshakeFailed, server_name: str, where: str) -> str:
     lost = failure.lost
     if lost is None or (lost.transport and lost.code == NO_APPLICATION_PROTOCOL):
         return "The server does not speak HTTP/3 (ALPN offered: h3)."
     if lost.transport and lost.code in CERTIFICATE_ALERTS:
         distrust = distrust_of(lost.reason)
-        return explain_distrust(distrust, failure.certificate, host, lost.reason)
+        return explain_distrust(distrust, failure.certificate, server_name, lost.reason)
     return f"The handshake with {where} failed. {lost}"
 
 

@@ -45,6 +45,8 @@ from helpers.stream import HTTP3Stream, ReceivingHalf, SendingHalf
 
 T = TypeVar("T")
 
+# The time-outs of a request where httpx2's user chose none.
+NOBODY_CHOSE = httpx2.Timeout(5.0).as_dict()
 # What may be sent a second time where nobody knows whether it was received (RFC 9110, 9.2.2).
 IDEMPOTENT = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
 
@@ -54,8 +56,10 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
 
     Keeps one connection per origin and opens a new one where the old one is gone. Once closed, it
     stays closed: what is asked of it then raises httpx2.LocalProtocolError. `ca_file` names
-    the CAs to trust, None the public ones; `verify=False` trusts anybody. Raises
-    CertificateFileError at once where `ca_file` cannot serve.
+    the CAs to trust, None the public ones; `verify=False` trusts anybody. Connecting takes
+    `connect_timeout_s` seconds at most, or what a request's own time-out says (httpx2.Timeout),
+    unless that is httpx2's default or None. Raises CertificateFileError at once where `ca_file`
+    cannot serve.
     """
 
     def __init__(
@@ -75,10 +79,10 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         self._wire = wire
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connections: dict[tuple[str, int], Driver] = {}
+        self._connections: dict[tuple[str, int, str], Driver] = {}
         # Those too that were replaced while a response was still on its way.
         self._all: weakref.WeakSet[Driver] = weakref.WeakSet()
-        self._dialing: dict[tuple[str, int], asyncio.Lock] = {}
+        self._dialing: dict[tuple[str, int, str], asyncio.Lock] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request; return its response as soon as the header has come.
@@ -91,13 +95,11 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
 
     async def send(self, request: httpx2.Request, pieces: AsyncIterable[bytes]) -> httpx2.Response:
         """Do what `handle_async_request` does, with the body's `pieces` instead of its stream."""
-        timeouts = request.extensions.get("timeout", {})
+        timeouts = _timeouts(request)
         body = known_body(request)
         may_repeat = body is not None and request.method in IDEMPOTENT
         for attempt in (1, 2):
-            driver, stream, reused = await self._send_header(
-                request, timeouts, end_stream=body == b"", may_repeat=may_repeat
-            )
+            driver, stream, reused = await self._send_header(request, body == b"", may_repeat)
             sent_at = time.perf_counter()
             upload = asked = None
             if reused and may_repeat and driver.is_silent():
@@ -132,7 +134,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         if "content-length" not in httpx2.Headers(headers):
             # httpx2 announces an empty body; this one is what you write.
             request.headers.pop("content-length", None)
-        _, stream, _ = await self._send_header(request, {}, end_stream=False, may_repeat=False)
+        _, stream, _ = await self._send_header(request, end_stream=False, may_repeat=False)
         give_up = functools.partial(_give_up, stream.sending, stream.receiving)
         loop = asyncio.get_running_loop()
         weakref.finalize(stream, _call_soon, loop, give_up).atexit = False
@@ -153,7 +155,7 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
     # ---- connections
 
     async def _send_header(
-        self, request: httpx2.Request, timeouts: Timeouts, end_stream: bool, may_repeat: bool
+        self, request: httpx2.Request, end_stream: bool, may_repeat: bool
     ) -> tuple[Driver, HTTP3Stream, bool]:
         """Return a connection, a stream on it, and whether the connection was in use already.
 
@@ -162,9 +164,9 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         unless it `may_repeat`; then the question can travel with it (see `send`).
         """
         for attempt in (1, 2):
-            driver, reused = await self._connection(request.url, timeouts, not may_repeat)
+            driver, reused = await self._connection(request, asks_first=not may_repeat)
             try:
-                stream = await self._open_stream(driver, request, timeouts, end_stream)
+                stream = await self._open_stream(driver, request, end_stream)
             except ConnectionLost as lost:  # while it waited for a free stream: nothing was sent
                 if attempt == 2:
                     raise httpx2.ConnectError(f"{lost}") from lost
@@ -174,25 +176,25 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         raise AssertionError("unreachable")
 
     async def _open_stream(
-        self, driver: Driver, request: httpx2.Request, timeouts: Timeouts, end_stream: bool
+        self, driver: Driver, request: httpx2.Request, end_stream: bool
     ) -> HTTP3Stream:
         waits = not driver.connection.can_open_stream()
+        timeout_s = _timeouts(request).get("pool") if waits else None
         try:
-            async with asyncio.timeout(timeouts.get("pool") if waits else None):
+            async with asyncio.timeout(timeout_s):
                 return await driver.open_stream(request_fields(request), end_stream)
         except TimeoutError as error:
             raise httpx2.PoolTimeout(
                 "All streams that the server allows at once are in use, and none became free in "
-                f"{timeouts.get('pool'):g} s."
+                f"{timeout_s:g} s."
             ) from error
 
-    async def _connection(
-        self, url: httpx2.URL, timeouts: Timeouts, asks_first: bool
-    ) -> tuple[Driver, bool]:
-        """Return a connection to an origin, and whether it was in use already.
+    async def _connection(self, request: httpx2.Request, asks_first: bool) -> tuple[Driver, bool]:
+        """Return a connection for a request, and whether it was in use already.
 
         Where it `asks_first`, one that was silent has given a sign of life.
         """
+        url = request.url
         if url.scheme != "https":
             raise httpx2.UnsupportedProtocol(
                 f"HTTP/3 has https:// URLs only (RFC 9114 section 3.1), not {str(url)!r}."
@@ -201,7 +203,8 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         if not 0 < port < 65536:
             raise httpx2.LocalProtocolError(f"{port} is no UDP port: they go from 1 to 65535.")
         self._belong_to_this_loop()
-        origin = (url.raw_host.decode("ascii"), port)
+        host = url.raw_host.decode("ascii")
+        origin = (host, port, _server_name(request) or host)
         # The time in which another request connects in vain counts: sixteen requests to a silent
         # server take one time-out, not sixteen.
         asked_at = asyncio.get_running_loop().time()
@@ -215,8 +218,9 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
                     return driver, True
                 self._forget(driver)
                 asked_at = asyncio.get_running_loop().time()
-            limits = [self._connect_timeout_s, timeouts.get("connect")]
-            timeout_s = min(limit for limit in limits if limit is not None)
+            timeouts = _timeouts(request)
+            chosen_s = None if timeouts == NOBODY_CHOSE else timeouts.get("connect")
+            timeout_s = self._connect_timeout_s if chosen_s is None else chosen_s
             driver = await connect(*origin, self._new_configuration, timeout_s, asked_at)
             if self._is_closed:  # meanwhile
                 driver.close()
@@ -272,6 +276,25 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         if not self._verify:
             configuration.verify_mode = ssl.CERT_NONE
         return configuration
+
+
+def _timeouts(request: httpx2.Request) -> Timeouts:
+    timeouts: Timeouts = request.extensions.get("timeout", {})
+    return timeouts
+
+
+def _server_name(request: httpx2.Request) -> str | None:
+    """Return the name that the server's certificate has to be for where it is not the URL's host.
+
+    That is httpx2's extension `sni_hostname`, for a server whose name does not lead to it yet.
+    """
+    name = request.extensions.get("sni_hostname")
+    if name is None:
+        return None
+    try:
+        return httpx2.URL(scheme="https", host=name).raw_host.decode("ascii")
+    except (TypeError, httpx2.InvalidURL) as error:
+        raise httpx2.LocalProtocolError(f"sni_hostname={name!r} is no host name.") from error
 
 
 def _give_up_unless_alive(stream: HTTP3Stream, is_alive: bool, waited_s: float) -> None:
