@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -293,6 +294,35 @@ def test_what_this_machine_cannot_do_is_said(client, monkeypatch):
         client.get("https://localhost:4433/")
     text = os.strerror(errno.EMFILE)
     assert str(caught.value) == f"This machine cannot send to localhost:4433 (UDP): {text}."
+
+
+@pytest.mark.parametrize("code", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EPERM])
+@pytest.mark.parametrize("fails_first", [True, False])
+def test_a_machine_that_cannot_send_is_not_taken_for_a_silent_server(
+    client, silent_port, monkeypatch, code, fails_first
+):
+    """Unless what it sent last has left: the way may be free again."""
+
+    class Unreachable(socket.socket):
+        sent = 0
+
+        def send(self, data):
+            Unreachable.sent += 1
+            if fails_first and Unreachable.sent > 1:
+                return super().send(data)
+            raise OSError(code, os.strerror(code))
+
+    kind = types.SimpleNamespace(**{**vars(socket), "socket": Unreachable})
+    monkeypatch.setattr(udp, "socket", kind)
+    expected = httpx2.ConnectTimeout if fails_first else httpx2.ConnectError
+    with pytest.raises(expected) as caught:
+        client.get(f"https://127.0.0.1:{silent_port}/", timeout=httpx2.Timeout(5, connect=1.0))
+    where = f"127.0.0.1:{silent_port} (UDP)"
+    assert str(caught.value) == (
+        f"No HTTP/3 server answered at {where} within 1 s. Is the server's cell running?"
+        if fails_first
+        else f"This machine cannot send to {where}: {os.strerror(code)}."
+    )
 
 
 def test_a_server_hears_that_its_certificate_was_refused(side, server, caplog):

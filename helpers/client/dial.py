@@ -107,19 +107,26 @@ async def _attempt(
 ) -> Driver:
     endpoint = await UDPSocket.connect(address, family)
     refused: list[OSError] = []
+    unsent: list[OSError] = []  # why the last datagram has not left
 
     def on_error(error: OSError) -> None:
         reason = f"port {address[1]} is closed"
+        is_refused = isinstance(error, NOBODY_LISTENS)
         if driver.connection.state is ConnectionState.CONNECTING:
             # Its traceback holds the frames that sent, and they this driver.
-            refused.append(error.with_traceback(None))
-            driver.abandon(reason)
-        else:
+            (refused if is_refused else unsent).append(error.with_traceback(None))
+            if is_refused:
+                driver.abandon(reason)
+        elif is_refused:
             driver.doubt(reason)
+
+    def send(data: bytes, _: Address) -> None:
+        unsent.clear()
+        endpoint.send(data)
 
     driver = Driver(
         configuration,
-        lambda data, _: endpoint.send(data),
+        send,
         on_closed=endpoint.close,
         read_waiting=endpoint.read_waiting,
         max_send_bytes=endpoint.max_send_bytes,
@@ -135,11 +142,21 @@ async def _attempt(
         if refused:
             raise refused.pop() from lost  # a list would hold it, and it this frame
         raise _HandshakeFailed(lost, driver.connection.peer_certificate) from lost
+    except TimeoutError as timeout:
+        cannot_send = unsent.copy()  # saying good bye sends too
+        _give_up(driver)
+        if cannot_send:
+            raise cannot_send.pop() from timeout
+        raise
     except BaseException:
-        driver.close()
-        driver.abandon("given up")
+        _give_up(driver)
         raise
     return driver
+
+
+def _give_up(driver: Driver) -> None:
+    driver.close()
+    driver.abandon("given up")
 
 
 def _why(failure: _HandshakeFailed, server_name: str, where: str) -> str:

@@ -82,7 +82,8 @@ class UDPSocket(asyncio.DatagramProtocol):
     ) -> None:
         """From now on, call `on_datagram(data, address)` on this loop for each datagram.
 
-        `on_error(error)` is called where the system reports that nobody listens at the other end.
+        `on_error(error)` is called where the system reports that nobody listens at the other end,
+        or that a datagram could not be sent.
         """
         self._on_datagram, self._on_error = on_datagram, on_error
 
@@ -135,6 +136,7 @@ class UDPSocket(asyncio.DatagramProtocol):
             _note_loss(error)
         elif self._on_error is not None:
             self._drain(DATAGRAMS_PER_TURN)  # what the peer said before it left
+        if self._on_error is not None and isinstance(error, OSError):
             self._on_error(error)
 
 
