@@ -6,6 +6,7 @@ stream itself, and the response does nothing more.
 """
 
 from collections.abc import AsyncIterator
+from email.utils import formatdate
 from enum import Enum
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote_to_bytes
@@ -156,10 +157,6 @@ class Response:
             return
         self.status, self._fields = status, fields
         self._declared_bytes = length
-        if not self._sends_body:
-            # It may be left out (RFC 9110 section 8.6), and aioquic as a client closes the whole
-            # connection over a length whose body does not come.
-            self._fields = [field for field in fields if field[0] != b"content-length"]
 
     def write_trailers(self, trailers: Headers) -> None:
         """Set the fields that follow the body, such as a checksum (RFC 9114 section 4.1)."""
@@ -220,6 +217,8 @@ class Response:
             if self.status is None:
                 self.write_header()
             status = (b":status", str(self.status).encode())
+            if b"date" not in dict(self._fields):  # RFC 9110 section 6.6.1
+                self._fields.append((b"date", formatdate(usegmt=True).encode()))
             self._sending.write_header([status, *self._fields])
             self.state = ResponseState.STREAMING
         data, self._buffer = bytes(self._buffer), bytearray()
@@ -285,8 +284,11 @@ async def finish(response: Response) -> None:
             f"content-length says {declared_bytes} bytes, {written_bytes} were written. The client "
             "sees a reset, not a short body."
         )
-    if response.state is ResponseState.COLLECTING and response._sends_body:
-        if declared_bytes is None and not response._trailers:
+    if response.state is ResponseState.COLLECTING and response._may_have_body:
+        # HEAD is told the length that GET would be (RFC 9110 section 9.3.2), where it is known: a
+        # handler may well write nothing for it.
+        is_known = written_bytes > 0 or not response._is_head
+        if is_known and declared_bytes is None and not response._trailers:
             response._fields.append((b"content-length", b"%d" % written_bytes))
     await response._send()
     await response._stream.close(response._trailers)

@@ -153,6 +153,12 @@ def test_nbval_reads_each_pattern_of_the_sanitize_file():
         ("after 12.3 ms", "after 0.9 ms"),
         ("0.101 s  line 1", "0.107 s  line 1"),
         ("12.5 MB/s", "88.1 MB/s"),
+        ("'date': 'Wed, 25 Nov 2026 21:23:12 GMT'", "'date': 'Sun, 31 Jan 2027 00:00:00 GMT'"),
+        (
+            "HEADERS      27  :status: 200, date: Wed, 25 Nov 2026 21:23:12 GMT",
+            "HEADERS      26  :status: 200, date: Sun, 31 Jan 2027 00:00:00 GMT",
+        ),
+        ("FIN           0  after 189 bytes", "FIN           0  after 188 bytes"),
         ("since 2026-11-02 10:00:00 UTC", "since 2027-01-31 23:59:59 UTC"),
         ("AB:" * 31 + "CD", "EF:" * 31 + "01"),
         ("0f" * 32, "e1" * 32),

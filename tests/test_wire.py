@@ -36,18 +36,25 @@ TEXT = "".join(LINES)
 SETTINGS = {"QPACK_MAX_TABLE_CAPACITY", "QPACK_BLOCKED_STREAMS", "ENABLE_CONNECT_PROTOCOL"}
 
 
+# Its own, which does not change from run to run.
+DATE = "Sat, 01 Jan 2000 00:00:00 GMT"
+
+
 async def no_flush(request, response):
+    response.write_header(200, {"date": DATE})
     for line in LINES:
         await response.write(line)
 
 
 async def flush(request, response):
+    response.write_header(200, {"date": DATE})
     for line in LINES:
         await response.write(line)
         await response.flush()
 
 
 async def take_over(request, response):
+    response.write_header(200, {"date": DATE})
     async with await response.take_over() as stream:
         for line in LINES:
             await stream.write(line.encode())
@@ -82,7 +89,7 @@ def test_flush_makes_a_frame_of_each_write(flushed):
     sent = spoken(flushed.frames(stream_id=0, sender="server"))
     data = [("server", "DATA", len(line), repr(line.encode())) for line in LINES]
     assert sent[0][:2] == ("server", "HEADERS")
-    assert sent[0][3] == ":status: 200"
+    assert sent[0][3] == f":status: 200, date: {DATE}"
     assert sent[1:-1] == data
     # The frames have a head of two bytes each before what they carry.
     size = sum(length + 2 for _, _, length, _ in sent[:-1])
@@ -92,7 +99,7 @@ def test_flush_makes_a_frame_of_each_write(flushed):
 def test_without_flush_there_is_one_frame(credentials):
     sent = spoken(talk(credentials, no_flush).frames(stream_id=0, sender="server"))
     assert [frame for _, frame, _, _ in sent] == ["HEADERS", "DATA", "FIN"]
-    assert sent[0][3] == f":status: 200, content-length: {len(TEXT)}"
+    assert sent[0][3] == f":status: 200, date: {DATE}, content-length: {len(TEXT)}"
     assert sent[1][2:] == (len(TEXT), f"{TEXT.encode()[:24]!r}...")
 
 
