@@ -5,7 +5,7 @@ The response has one question to answer: when does what was written leave? `writ
 stream itself, and the response does nothing more.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
 from enum import Enum
 from typing import Protocol, runtime_checkable
@@ -61,21 +61,28 @@ class Request:
         if not NAME.fullmatch(pseudo[b":method"].lower()) or b":scheme" not in pseudo:
             raise ValueError(in_one_line(f"{pseudo} names no method or no scheme"))
         self.method = pseudo[b":method"].decode("ascii")
+        if self.method == "CONNECT":  # RFC 9114 section 4.4
+            raise ValueError(in_one_line(f"{pseudo}: CONNECT has neither scheme nor path"))
         self.path = unquote_to_bytes(target).decode("utf-8")
         if not self.path.startswith("/") or "\0" in self.path:
             raise ValueError(in_one_line(f"{target!r} is no path"))
         self.query = httpx2.QueryParams(query.decode("utf-8"))
         headers = [field for field in join_cookies(fields) if not field[0].startswith(b":")]
         self.headers = httpx2.Headers(headers)
-        hosts = {value.lower() for name, value in fields if name in (b":authority", b"host")}
-        if len(hosts) > 1:  # RFC 9114 section 4.3.1: they must be the same
-            raise ValueError(in_one_line(f"{sorted(hosts)} are several hosts"))
+        authority = pseudo.get(b":authority", b"").lower()
+        hosts = [value.lower() for name, value in fields if name == b"host"]
+        # RFC 9110 section 7.2: one at most; RFC 9114 section 4.3.1: the same, and without a user.
+        if hosts not in ([], [authority]):
+            raise ValueError(in_one_line(f"{[authority, *hosts]} are several hosts"))
+        if b"@" in authority:
+            raise ValueError(in_one_line(f"{authority!r} names a user"))
         if b":authority" in pseudo and "host" not in self.headers:
             self.headers["host"] = pseudo[b":authority"].decode("ascii")
         self.client = client
         self.stream_id = stream.stream_id
         self.max_body_bytes: int | None = None
         self._stream = stream
+        self._before_body: Callable[[], None] | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives.
@@ -83,6 +90,9 @@ class Request:
         Raises ClientDisconnected where the client breaks off, MalformedMessage where its
         content-length is not true, BodyTooLarge above the route's limit (which becomes 413).
         """
+        if self._before_body is not None:
+            self._before_body()
+            self._before_body = None
         total_bytes = 0
         async for chunk in self._stream:
             total_bytes += len(chunk)
@@ -230,6 +240,13 @@ class Response:
                 break_off(self)
                 raise
 
+    def _continue(self) -> None:
+        receiving, sending = self._stream.receiving, self._sending
+        has_begun = receiving.state is not Half.OPEN or receiving.unread_bytes > 0
+        if self.state is ResponseState.COLLECTING and sending.state is Half.OPEN and not has_begun:
+            sending.write_header([(b":status", b"100")])
+            sending.flush()
+
     @property
     def _may_have_body(self) -> bool:
         return self.status not in (204, 304)
@@ -266,6 +283,14 @@ class Response:
 
 
 # What the server does with a response, and a handler does not (helpers/server/router.py).
+
+
+def continue_before_body(request: Request, response: Response) -> None:
+    """Say 100 (Continue) once the body is asked for, to a client that waits for it.
+
+    Not before: a handler may answer without reading it (RFC 9110 section 10.1.1).
+    """
+    request._before_body = response._continue
 
 
 async def finish(response: Response) -> None:

@@ -740,6 +740,22 @@ def test_a_wrong_content_length_does_not_close_the_connection(layers, pair):
     assert pair.server.why_closing() is None
 
 
+def test_a_host_alone_is_an_authority(layers, pair):
+    """RFC 9114 section 4.3.1; aioquic alone refuses it."""
+    fields = [*(field for field in REQUEST if field[0] != b":authority"), (b"host", b"a.test")]
+    with pytest.raises(aioquic_h3.MessageError):
+        aioquic_h3.validate_request_headers(fields)
+    client, _, arrive = layers
+    client.send_headers(0, fields)
+    (event,) = arrive()
+    assert event.headers == [(b":authority", b"a.test"), *fields]
+    trailers = [(b"host", b"a.test")]
+    client.send_headers(0, trailers, end_stream=True)
+    (event,) = arrive()
+    assert event.headers == trailers
+    assert pair.server.why_closing() is None
+
+
 def test_finishing_sends_no_frame(layers, pair):
     client, _, arrive = layers
     client.send_headers(0, REQUEST)

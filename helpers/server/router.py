@@ -24,7 +24,7 @@ from aioquic.h3.connection import ErrorCode
 
 from helpers.connection import Address
 from helpers.errors import BodyTooLarge, ClientDisconnected, MalformedMessage, PeerError, UsageError
-from helpers.exchange import Request, Response, break_off, finish, restart
+from helpers.exchange import Request, Response, break_off, continue_before_body, finish, restart
 from helpers.server.beats import Beats
 from helpers.stream import Fields, HTTP3Stream, content_length
 
@@ -120,6 +120,11 @@ class Router:
             _clear_frames(error)
 
     async def _answer(self, stream: HTTP3Stream, fields: Fields, address: Address) -> None:
+        pseudo = dict(fields)
+        if pseudo[b":method"] == b"CONNECT" and not pseudo.keys() & {b":scheme", b":path"}:
+            # RFC 9114 section 4.4; RFC 9110 section 9.1: a method that no resource here has.
+            await _refuse(Response(stream, "CONNECT", "CONNECT"), 501, "this is no proxy\n")
+            return
         try:
             request = Request(stream, fields, address[:2])
         except ValueError as error:  # UnicodeDecodeError is one
@@ -157,6 +162,12 @@ class Router:
         length = content_length(request.headers.raw) or 0  # one number: the stream has seen to it
         if route.max_body_bytes is not None and length > route.max_body_bytes:
             await _refuse(response, 413, "request body too large\n")
+            return
+        expected = request.headers.get("expect", "").lower()
+        if expected == "100-continue":
+            continue_before_body(request, response)
+        elif expected:  # RFC 9110 section 10.1.1
+            await _refuse(response, 417, f"{request.headers['expect']!r} cannot be expected\n")
             return
         await _watched(route.handler(request, response), route, self.beats)
         await finish(response)

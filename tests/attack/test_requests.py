@@ -6,8 +6,10 @@ import logging
 import threading
 import weakref
 
+import pylsqpack
 import pytest
-from aioquic.h3.connection import ErrorCode
+from aioquic.buffer import Buffer
+from aioquic.h3.connection import ErrorCode, FrameType
 
 from helpers.connection import ConnectionState
 from helpers.errors import BodyTooLarge
@@ -44,16 +46,23 @@ def said(target):
     return [line for line in lines if not line.startswith("Connection over")]
 
 
+WITHOUT_AUTHORITY = [*GET[:2], GET[3]]
 NONSENSE = {
     "a method with a space": [(b":method", b"GET /"), *GET[1:]],
     "a method that moves a terminal's cursor": [(b":method", b"\x1b[2J"), *GET[1:]],
     "no method's name": [(b":method", b""), *GET[1:]],
     "a method that is no ASCII": [(b":method", "é".encode()), *GET[1:]],
     "no scheme": [GET[0], *GET[2:]],
-    "CONNECT without a path": [(b":method", b"CONNECT"), (b":authority", b"localhost:1")],
+    "CONNECT with scheme and path": [(b":method", b"CONNECT"), *GET[1:]],
+    "CONNECT with a path": [(b":method", b"CONNECT"), *GET[2:]],
+    "WebSocket": [(b":method", b"CONNECT"), *GET[1:], (b":protocol", b"websocket")],
     "an authority that is no text": [*GET[:2], (b":authority", b"\xff"), GET[3]],
     "a host that is not the authority": [*GET, (b"host", b"other.test")],
     "two hosts, one of them the authority": [*GET, (b"host", GET[2][1]), (b"host", b"other.test")],
+    "two hosts and no authority": [*WITHOUT_AUTHORITY, (b"host", b"a"), (b"host", b"b")],
+    "the same host twice": [*WITHOUT_AUTHORITY, (b"host", b"a"), (b"host", b"a")],
+    "a user in the authority": [*GET[:2], (b":authority", b"me:secret@localhost"), GET[3]],
+    "a user in the host": [*WITHOUT_AUTHORITY, (b"host", b"me@localhost")],
 }
 
 
@@ -72,6 +81,108 @@ def test_a_host_beside_the_same_authority_is_served(target):
     with Attacker(target.port) as attacker:
         attacker.write(0, headers([*GET, (b"host", GET[2][1].upper())]), fin=True)
         assert b"hello" in attacker.answer().data
+
+
+def test_a_request_with_a_host_alone_is_served(target):
+    """RFC 9114 section 4.3.1: one of the two is enough."""
+
+    @target.server.route("/host")
+    async def host(request, response):
+        await response.write(f"host: {request.headers.get_list('host')}")
+
+    fields = [*GET[:2], (b":path", b"/host"), (b"x-a", b"1"), (b"host", b"a.test:1"), (b"x", b"2")]
+    with Attacker(target.port) as attacker:
+        attacker.write(0, headers(fields), fin=True)
+        assert b"host: ['a.test:1']" in attacker.answer().data
+
+
+def test_a_tunnel_is_refused(target):
+    """RFC 9114 section 4.4: CONNECT names a host and nothing else."""
+    with Attacker(target.port) as attacker:
+        fields = [(b":method", b"CONNECT"), (b":authority", b"localhost:1")]
+        attacker.write(0, headers(fields))
+        incoming = attacker.answer()
+        assert b"this is no proxy" in incoming.data
+        assert status_of(incoming) == b"501"
+        assert b"hello" in attacker.ask(stream_id=4)
+
+
+def status_of(incoming):
+    """The first `:status` of an answer."""
+    return statuses(incoming)[0]
+
+
+def statuses(incoming):
+    """The `:status` of each header section of an answer."""
+    buffer, found = Buffer(data=incoming.data), []
+    while not buffer.eof():
+        frame_type, size = buffer.pull_uint_var(), buffer.pull_uint_var()
+        content = buffer.pull_bytes(size)
+        if frame_type == FrameType.HEADERS:
+            _, fields = pylsqpack.Decoder(0, 0).feed_header(0, content)
+            found.append(dict(fields)[b":status"])
+    return found
+
+
+EXPECTS = (b"expect", b"100-Continue")
+
+
+@pytest.fixture
+def expecting(target):
+    """What has answered on `/read`, which reads the body, `/no`, which does not, and `/late`."""
+
+    @target.server.route("/read", max_body_bytes=1000)
+    async def read(request, response):
+        await response.write(await request.read())
+
+    @target.server.route("/no")
+    async def no(request, response):
+        response.write_header(403)
+
+    @target.server.route("/late")
+    async def late(request, response):
+        await response.flush()
+        await response.write(await request.read())
+
+    return target
+
+
+def test_who_waits_for_100_gets_it_when_the_body_is_read(expecting):
+    """RFC 9110 section 10.1.1: it waits before it sends its body."""
+    with Attacker(expecting.port) as attacker:
+        attacker.write(0, request(b"/read", [EXPECTS], method=b"POST"))
+        attacker.until(lambda: attacker.streams[0].data)
+        assert statuses(attacker.streams[0]) == [b"100"]
+        attacker.write(0, data(b"body"), fin=True)
+        assert statuses(attacker.answer()) == [b"100", b"200"]
+        assert attacker.streams[0].data.endswith(b"body")
+
+
+@pytest.mark.parametrize(
+    ("path", "extra", "content", "answered"),
+    [
+        (b"/no", [EXPECTS], b"", b"403"),
+        (b"/nowhere", [EXPECTS], b"", b"404"),
+        (b"/read", [EXPECTS, (b"content-length", b"2000")], b"", b"413"),
+        (b"/read", [EXPECTS], data(b"at once"), b"200"),
+        (b"/late", [EXPECTS], data(b"at once"), b"200"),
+        (b"/read", [], data(b"without"), b"200"),
+        (b"/read", [(b"expect", b"tea")], b"", b"417"),
+        (b"/read", [EXPECTS, (b"expect", b"tea")], b"", b"417"),
+    ],
+)
+def test_nobody_else_gets_100(expecting, path, extra, content, answered):
+    with Attacker(expecting.port) as attacker:
+        attacker.write(0, request(path, extra, method=b"POST") + content, fin=bool(content))
+        assert statuses(attacker.answer()) == [answered]
+
+
+def test_who_has_a_final_answer_gets_no_100(expecting):
+    with Attacker(expecting.port) as attacker:
+        attacker.write(0, request(b"/late", [EXPECTS], method=b"POST"))
+        attacker.until(lambda: attacker.streams[0].data)
+        attacker.write(0, data(b"body"), fin=True)
+        assert statuses(attacker.answer()) == [b"200"]
 
 
 def test_a_length_that_is_said_twice_is_compared_with_the_limit(target):

@@ -100,6 +100,8 @@ class HTTP3Layer(H3Connection):
         fields = super()._decode_headers(stream_id, frame_data)
         if section_bytes(fields) > MAX_HEADER_BYTES:
             raise self._too_large(stream_id)
+        if self._stream[stream_id].headers_recv_state is HeadersState.INITIAL:
+            return _with_authority(fields)
         return fields
 
     def _too_large(self, stream_id: int) -> HeaderTooLarge:
@@ -142,3 +144,15 @@ class HTTP3Layer(H3Connection):
     def open_streams(self) -> int:
         """Return how many request streams this layer still keeps state for."""
         return sum(stream_id % 4 == 0 for stream_id in self._stream)
+
+
+def _with_authority(fields: Fields) -> Fields:
+    """Return a request's fields with an `:authority` where it has a `host` alone.
+
+    RFC 9114 section 4.3.1 asks for one of the two; aioquic (validate_request_headers) for the
+    first. A wire log shows both.
+    """
+    known = dict(fields)
+    if b":method" not in known or b":authority" in known or b"host" not in known:
+        return fields
+    return [(b":authority", known[b"host"]), *fields]
