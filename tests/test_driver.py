@@ -47,6 +47,42 @@ def test_a_timer_that_breaks_closes_its_connection_and_is_told_once(credentials,
     assert told.endswith("its timer broke")
 
 
+def stumble(*_, **__):
+    raise IndexError("out of range")
+
+
+def break_what_carries_data(pair):
+    pair.server.quic._write_application = stumble
+    pair.request()
+
+
+def break_at_the_end(pair):
+    """What closes the connection breaks it again, before that has left."""
+    pair.server._on_abandoned = stumble
+    pair.request(end_stream=False)
+    pair.pass_time(0.1)
+    pair.client.quic.send_stream_data(0, b"\0\1x\4\0")  # SETTINGS on a request's stream
+    pair.client.flush(True)
+
+
+@pytest.mark.parametrize(
+    ("do_break", "code"),
+    [
+        (break_what_carries_data, ErrorCode.H3_INTERNAL_ERROR),
+        (break_at_the_end, ErrorCode.H3_FRAME_UNEXPECTED),
+    ],
+)
+def test_a_connection_that_is_given_up_tells_its_peer(credentials, caplog, do_break, code):
+    """Who hears nothing waits until the connection is idle for too long."""
+    pair = Pair(credentials).connect()
+    do_break(pair)
+    pair.pass_time(0.1)
+    assert pair.server.state is ConnectionState.CLOSED
+    assert pair.client.lost is not None
+    assert pair.client.lost.code == code
+    assert pair.server.datagrams_to_send(pair.now) == []
+
+
 @pytest.mark.anyio
 async def test_a_lost_packet_does_not_stop_the_clock_of_a_pair(credentials):
     """aioquic's sums round: what it wants looked at now may be lost a moment later only."""

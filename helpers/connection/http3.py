@@ -113,6 +113,7 @@ class HTTP3Connection:
         self._refused: set[int] = set()
         self._last_request_id = -4
         self._waiting_writers: set[SendingHalf] = set()
+        self._last_words: list[tuple[bytes, Address]] = []
         self._begun_at: float | None = None
         # From the last that was heard, asked or begun, silence is counted; None while none matters.
         self._silent_since: float | None = None
@@ -136,7 +137,8 @@ class HTTP3Connection:
         if self._silent_since is not None:
             self._silent_since = now
         if self.state is ConnectionState.CONNECTING and now - self._begun_at > HANDSHAKE_TIMEOUT_S:
-            self.abandon(f"its handshake took more than {HANDSHAKE_TIMEOUT_S:g} s")
+            why = f"its handshake took more than {HANDSHAKE_TIMEOUT_S:g} s"
+            self._give_up(ConnectionLost(None, why), ErrorCode.H3_EXCESSIVE_LOAD, now)
             return
         try:
             self.quic.receive_datagram(data, address, now=now)
@@ -148,13 +150,15 @@ class HTTP3Connection:
             # Whatever a peer sends must not take the other connections down with it.
             if self.lost is None:
                 logger.exception("Closing the connection with %s: it broke the parser", address)
-            self._close_broken()
+            self._close_broken(now)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """Return the datagrams that are to be sent now, each with its address."""
-        # Until its first valid packet, a server's connection has nobody to send to.
-        if self.state is ConnectionState.CLOSED or self.quic.get_peer_address() is None:
-            return []
+        if self.state is ConnectionState.CLOSED:
+            last_words, self._last_words = self._last_words, []
+            return last_words
+        if self.quic.get_peer_address() is None:
+            return []  # until its first valid packet, a server's connection has nobody to send to
         if self._has_written:
             self._has_written = False
             self.quic.acknowledge_now()
@@ -167,8 +171,9 @@ class HTTP3Connection:
         except Exception:
             # No timer would ever end it.
             logger.exception("Giving up a connection: its packets cannot be built")
-            self._end(ConnectionLost(None, "its packets could not be built"))
-            return []
+            why = ConnectionLost(None, "its packets could not be built")
+            self._give_up(why, ErrorCode.H3_INTERNAL_ERROR, now)
+            return self.datagrams_to_send(now)
         if self._waiting_writers:
             self._wake_writers()
         return datagrams
@@ -198,12 +203,12 @@ class HTTP3Connection:
                 if self.lost is None:
                     address = self._peer_address
                     logger.exception("Closing the connection with %s: its timer broke", address)
-                self._close_broken()
+                self._close_broken(now)
 
-    def _close_broken(self) -> None:
+    def _close_broken(self, now: float) -> None:
         if self.lost is not None:
             # It breaks in its closing period too: a timer would call for it again and again.
-            self._end(self.lost)
+            self._give_up(self.lost, ErrorCode.H3_INTERNAL_ERROR, now)
             return
         self.quic.close(error_code=ErrorCode.H3_INTERNAL_ERROR)
         self._look_for_the_end()  # what else has arrived may break it again
@@ -534,6 +539,15 @@ class HTTP3Connection:
             self.quic.close(error_code=error_code, reason_phrase=reason)
             self._look_for_the_end()
             self._on_output(False)
+
+    def _give_up(self, reason: ConnectionLost, error_code: int, now: float) -> None:
+        """End at once, without a closing period; the peer is told where a packet can be built."""
+        self.quic.close(error_code=error_code, reason_phrase=reason.reason)
+        try:
+            self._last_words = self.quic.datagrams_to_send(now=now)
+        except Exception as error:  # noqa: BLE001 - what is broken may be anything
+            logger.info("The peer cannot be told of the end: %r", error)
+        self._end(reason)
 
     def abandon(self, reason: str) -> None:
         """Give the connection up, where the other end is gone or has been told."""

@@ -95,6 +95,9 @@ def test_a_handshake_that_is_kept_alive_is_given_up(credentials):
     assert now - 0.1 <= HANDSHAKE_TIMEOUT_S < now
     assert str(server.lost) == "The connection ended: its handshake took more than 10 s."
     assert server.state is ConnectionState.CLOSED
+    (last_words,) = server.datagrams_to_send(now)  # CONNECTION_CLOSE
+    assert last_words[1] == ADDRESS
+    assert server.datagrams_to_send(now) == []
 
 
 # ---- datagrams that are none
