@@ -5,10 +5,11 @@ The response has one question to answer: when does what was written leave? `writ
 stream itself, and the response does nothing more.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
 from enum import Enum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 from urllib.parse import unquote_to_bytes
 
 import httpx2
@@ -25,6 +26,9 @@ from helpers.stream import (
     encode_fields,
     join_cookies,
 )
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 BUFFER_BYTES = 4096
 
@@ -131,6 +135,7 @@ class Response:
         self._buffer = bytearray()
         self._declared_bytes: int | None = None
         self._written_bytes = 0
+        self._told = False  # of a mistake
 
     @property
     def header_sent(self) -> bool:
@@ -179,27 +184,15 @@ class Response:
 
         The first write without `write_header` means status 200.
         """
-        if self._sending.error is not None:
-            await self._sending.wait()  # raises why; and who tries again lets others run
-        self._check_open("write")
-        if isinstance(data, str):
-            data = data.encode()
-        elif not isinstance(data, bytes | bytearray | memoryview):
-            raise UsageError(f"write takes text or bytes, not {type(data).__name__}.")
-        data = bytes(data)  # a view counts items, not bytes
-        if self.status is None:
-            self.write_header()
-        self._count(len(data))
-        self._buffer += data
+        accepted = await self._checked(self._accept, data)
+        self._buffer += accepted
         if len(self._buffer) > BUFFER_BYTES:
             await self._send()
             self._sending.flush(now=False)
 
     async def flush(self) -> None:
         """Send the header and what was collected, now; waits while the client is slow."""
-        if self._sending.error is not None:
-            await self._sending.wait()
-        self._check_open("flush")
+        await self._checked(self._check_open, "flush")
         await self._send()
         self._sending.flush()
 
@@ -210,9 +203,7 @@ class Response:
         with stream:`. It outlives the handler. Where the request is HEAD, the stream drops what you
         write. Raises UsageError for a status that has no body.
         """
-        self._check_open("take_over")
-        if not self._may_have_body:
-            raise UsageError(f"A {self.status} response has no body (RFC 9110 section 6.4.1).")
+        await self._checked(self._check_open, "take_over")
         await self._send()
         self._sending.flush()
         self.state = ResponseState.TAKEN_OVER
@@ -220,6 +211,33 @@ class Response:
         return self._stream
 
     # ---- inside
+
+    async def _checked(self, check: Callable[[A], T], argument: A) -> T:
+        """Return what `check` does; raises what it does, or why the client left.
+
+        A loop that tries again and again, whatever it is told, would keep the loop for itself.
+        """
+        if self._sending.error is not None:
+            await self._sending.wait()
+        try:
+            return check(argument)
+        except UsageError:
+            if self._told:
+                await asyncio.sleep(0)
+            self._told = True
+            raise
+
+    def _accept(self, data: str | bytes) -> bytes:
+        self._check_open("write")
+        if isinstance(data, str):
+            data = data.encode()
+        elif not isinstance(data, bytes | bytearray | memoryview):
+            raise UsageError(f"write takes text or bytes, not {type(data).__name__}.")
+        data = bytes(data)  # a view counts items, not bytes
+        if self.status is None:
+            self.write_header()
+        self._count(len(data))
+        return data
 
     async def _send(self) -> None:
         await self._sending.wait()
@@ -278,6 +296,8 @@ class Response:
             self._sending.check()  # raises why
         if self.state in (ResponseState.FINISHED, ResponseState.BROKEN):
             raise UsageError(f"{call}: this response is {self.state.value}.")
+        if call == "take_over" and not self._may_have_body:
+            raise UsageError(f"A {self.status} response has no body (RFC 9110 section 6.4.1).")
         if call == "write_header" and self.header_sent:
             raise UsageError("write_header: the header has left already. Call it before `flush`.")
 

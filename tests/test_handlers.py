@@ -14,6 +14,7 @@ import pytest
 from helpers.client import HTTP3Transport
 from helpers.connection import udp
 from helpers.errors import BodyTooLarge, ClientDisconnected, UsageError
+from tests.pair import Site
 
 WAIT_S = 30.0
 
@@ -124,6 +125,82 @@ def test_errors_are_kept_newest_last_and_bounded(server, client):
     for number in range(103):
         client.get(server.url(f"/boom?n={number}"))
     assert [str(error) for error in server.errors] == [str(number) for number in range(3, 103)]
+
+
+async def taken_over(request, response):
+    await response.take_over()
+    return lambda: response.write("x")
+
+
+async def flushed_after_taking_over(request, response):
+    await response.take_over()
+    return response.flush
+
+
+async def taken_over_twice(request, response):
+    await response.take_over()
+    return response.take_over
+
+
+async def of_a_wrong_type(request, response):
+    return lambda: response.write(17)
+
+
+async def without_a_body(request, response):
+    response.write_header(204)
+    return lambda: response.write("x")
+
+
+async def text_on_a_stream(request, response):
+    stream = await response.take_over()
+    return lambda: stream.write("x")
+
+
+async def datagrams(request, response):
+    stream = await response.take_over()
+    return lambda: stream.send_datagram(b"x")
+
+
+async def datagrams_that_are_too_long(request, response):
+    stream = await response.take_over()
+    return lambda: stream.send_datagram(bytes(100_000))
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        taken_over,
+        flushed_after_taking_over,
+        taken_over_twice,
+        of_a_wrong_type,
+        without_a_body,
+        text_on_a_stream,
+        datagrams,
+        datagrams_that_are_too_long,
+    ],
+)
+@pytest.mark.anyio
+async def test_who_tries_again_and_again_keeps_the_loop_from_nobody(credentials, prepare):
+    """Whatever is raised, a loop around it may swallow it."""
+    site = Site(credentials).connect()
+    elsewhere = []
+
+    @site.route("/")
+    async def stubborn(request, response):
+        try_it = await prepare(request, response)
+        for _ in range(1000):
+            with contextlib.suppress(Exception):
+                await try_it()
+            if elsewhere:
+                elsewhere.append("seen")
+                break
+            asyncio.get_running_loop().call_soon(elsewhere.append, "a turn")
+        await response._stream.close()
+
+    site.request()
+    await site.run(0.1)
+    assert elsewhere[-1] == "seen"
+    assert elsewhere.count("a turn") < 10
 
 
 # ---- what no handler sees

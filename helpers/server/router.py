@@ -134,8 +134,6 @@ class Router:
         response = Response(stream, request.method, f"{request.method} {request.path}")
         try:
             await self._route(request, response)
-        except BodyTooLarge as error:
-            await self._fail(request, response, error, 413, "request body too large\n")
         except BaseException as error:  # noqa: BLE001
             # Whatever a handler raises is its own affair: asyncio would let exit() end the loop.
             if _is_due_to_the_client(error, stream):
@@ -145,6 +143,8 @@ class Router:
                 break_off(response, ErrorCode.H3_REQUEST_INCOMPLETE)
             elif _is_cancelled(error):  # the server stops
                 break_off(response, ErrorCode.H3_REQUEST_CANCELLED)
+            elif all(isinstance(one, BodyTooLarge) for one in _ungrouped(error)):
+                await self._fail(request, response, error, 413, "request body too large\n")
             else:
                 await self._fail(request, response, error, 500, "internal server error\n")
 
@@ -176,8 +176,8 @@ class Router:
         self, request: Request, response: Response, error: BaseException, status: int, text: str
     ) -> None:
         """Keep what a handler raised, and tell the client as much as still can be told."""
-        if isinstance(error, BodyTooLarge):  # the client's doing
-            logger.info("413: %s", error)
+        if status == 413:  # the client's doing
+            logger.info("413: %s", _ungrouped(error)[0])
         else:
             logger.error("%s %s: the handler raised", request.method, request.path, exc_info=error)
         self.errors.append(error)
@@ -195,6 +195,13 @@ class Router:
             logger.info(
                 "%s %s: the client left before the %d", request.method, request.path, status
             )
+
+
+def _ungrouped(error: BaseException) -> list[BaseException]:
+    """Return what an error consists of: a TaskGroup raises a group, of groups perhaps."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [one for part in error.exceptions for one in _ungrouped(part)]
 
 
 def _is_due_to_the_client(error: BaseException, stream: HTTP3Stream) -> bool:

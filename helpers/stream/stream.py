@@ -3,6 +3,7 @@
 What it can do follows from its two halves (halves.py), which the connection feeds.
 """
 
+import asyncio
 from collections.abc import Mapping
 
 from aioquic.h3.connection import ErrorCode
@@ -43,6 +44,7 @@ class HTTP3Stream:
         StreamReset or ConnectionLost (on a client) where the peer will not read it.
         """
         if isinstance(data, str):
+            await asyncio.sleep(0)  # who tries again and again lets others run
             raise UsageError(f"A stream carries bytes: write({data[:20]!r}.encode()), not a str.")
         # What may change meanwhile, or counts items and not bytes, is copied.
         await self.sending.write(data if type(data) is bytes else bytes(memoryview(data)))
@@ -113,6 +115,7 @@ class HTTP3Stream:
 
         Raises DatagramError where the peer takes none or it is too long; the connection lives on.
         """
+        await asyncio.sleep(0)  # it waits for nobody, so others have their turn
         self.sending.check()
         limit_bytes = self._carrier.max_datagram_bytes(self.stream_id)
         if limit_bytes == 0:

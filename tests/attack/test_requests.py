@@ -185,6 +185,13 @@ def test_who_has_a_final_answer_gets_no_100(expecting):
         assert statuses(attacker.answer()) == [b"200"]
 
 
+def test_a_client_may_say_that_it_takes_trailers(target):
+    """RFC 9114 section 4.2: `te` says `trailers`, or nothing."""
+    with Attacker(target.port) as attacker:
+        attacker.write(0, request(b"/", [(b"te", b"trailers")]), fin=True)
+        assert b"hello" in attacker.answer().data
+
+
 def test_a_length_that_is_said_twice_is_compared_with_the_limit(target):
     @target.server.route("/limited", max_body_bytes=1000)
     async def limited(request, response):
@@ -211,6 +218,22 @@ def test_a_body_above_the_limit_is_one_line_and_no_traceback(target):
     (error,) = target.server.errors
     assert isinstance(error, BodyTooLarge)
     target.server.errors.clear()
+
+
+def test_a_body_above_the_limit_that_a_child_reads_is_answered_alike(target):
+    """A TaskGroup raises a group of what its children raise."""
+
+    @target.server.route("/limited", max_body_bytes=1000)
+    async def limited(request, response):
+        async with asyncio.TaskGroup() as outer, asyncio.TaskGroup() as group:
+            outer.create_task(asyncio.Event().wait())
+            group.create_task(request.read())
+
+    with Attacker(target.port) as attacker:
+        attacker.write(0, request(b"/limited", method=b"POST") + data(bytes(5000)))
+        assert b"request body too large" in attacker.answer().data
+    assert said(target) == ["413: The body of POST /limited exceeds 1000 bytes."]
+    assert isinstance(target.server.errors.pop(), BaseExceptionGroup)
 
 
 def test_a_body_that_breaks_off_is_one_line_and_no_error_of_the_handler(target):
