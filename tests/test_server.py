@@ -453,6 +453,63 @@ def test_the_same_server_starts_again_on_its_port(new_server, client):
         server.stop()
 
 
+FORKS = """
+import os, sys, warnings
+import httpx2, psutil
+from helpers.client import HTTP3Transport
+from helpers.server import Server
+
+warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
+server = Server(cert_file=sys.argv[1], key_file=sys.argv[2], port=int(sys.argv[4]))
+
+@server.route("/")
+async def root(request, response):
+    await response.write("here")
+
+with httpx2.Client(transport=HTTP3Transport(ca_file=sys.argv[3])) as client:
+    server.start()
+    client.get(server.url("/"))
+    ended, end = os.pipe()
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        held = psutil.Process().net_connections(kind="udp")
+        os.write(tell, f"{len(held)} sockets".encode())
+        os.close(end)
+        os.read(ended, 1)  # until the parent has closed its end
+        os._exit(0)
+    try:
+        print("in the child:", os.read(told, 100).decode())
+        print("in use:", client.get(server.url("/")).text)
+        server.stop()
+        server.start()
+        print("started again:", client.get(server.url("/")).text)
+        server.stop()
+    finally:
+        os.close(end)
+        os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_a_forked_child_holds_no_port(credentials):
+    """It has a copy of each socket, and may live for long."""
+    files = [str(path) for path in (credentials.cert_file, credentials.key_file)]
+    arguments = [*files, str(credentials.ca_file), str(free_port())]
+    run = subprocess.run(
+        [sys.executable, "-c", FORKS, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert run.stdout.splitlines() == [
+        "in the child: 0 sockets",
+        "in use: here",
+        "started again: here",
+    ], run.stderr
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_restart_costs_the_client_no_error(new_server, client, method):
     port = free_port()

@@ -9,8 +9,10 @@ each wake-up empties it.
 import asyncio
 import errno
 import logging
+import os
 import socket
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -71,6 +73,7 @@ class UDPSocket(asyncio.DatagramProtocol):
             sock.close()
             raise
         endpoint = cls(sock, datagrams_per_turn)
+        _open_sockets.add(sock)
         loop = asyncio.get_running_loop()
         await loop.create_datagram_endpoint(lambda: endpoint, sock=sock)
         return endpoint
@@ -138,6 +141,19 @@ class UDPSocket(asyncio.DatagramProtocol):
             self._drain(DATAGRAMS_PER_TURN)  # what the peer said before it left
         if self._on_error is not None and isinstance(error, OSError):
             self._on_error(error)
+
+
+_open_sockets: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    """Close what a forked process has inherited: no loop of it runs there, and it held the port."""
+    for sock in list(_open_sockets):
+        sock.close()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _note_loss(error: Exception) -> None:
