@@ -273,6 +273,26 @@ def test_a_wider_binding_is_said_and_its_url_works_here(new_server, client, capl
     assert client.get(server.url("/")).text == "here"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 and its like exist on Linux alone")
+@pytest.mark.parametrize("host", ["0.0.0.0", ""])
+def test_a_server_answers_from_the_address_that_was_asked(new_server, host):
+    """Each client's socket takes answers from there alone."""
+    server = new_server(host=host).start()
+
+    @server.route("/whom")
+    async def whom(request, response):
+        await response.write(f"{request.client[0]} with {len(await request.read())} bytes")
+
+    hosts = ["127.0.0.2", "127.0.0.3", "127.0.0.1"]
+    if host == "" and has_ipv6():
+        hosts.append("[::1]")
+    with httpx2.Client(transport=HTTP3Transport(verify=False)) as client:
+        for _ in range(2):
+            for name in hosts:
+                response = client.post(f"https://{name}:{server.port}/whom", content=bytes(10**6))
+                assert response.text.endswith(" with 1000000 bytes")
+
+
 # ---- stop
 
 

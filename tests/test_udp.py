@@ -166,6 +166,39 @@ async def test_both_families_share_a_port_number(bound, inbox, plain):
     assert set(inbox.datagrams) == {b"four", b"six"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system chooses the source")
+async def test_every_address_answers_for_itself(inbox):
+    endpoint = await bind(inbox, ("0.0.0.0", 0))
+    port = endpoint.address[1]
+    asked = ["127.0.0.1", "127.0.0.2", "127.1.2.3"]
+    with contextlib.ExitStack() as stack:
+        stack.callback(endpoint.close)
+        peers = []
+        for host in asked:
+            peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            peer.settimeout(WAIT_S)
+            peer.connect((host, port))
+            peer.send(host.encode())
+            peers.append(peer)
+        await inbox.has(len(asked))
+        for data, sender in zip(inbox.datagrams, inbox.senders, strict=True):
+            endpoint.send(b"to " + data, sender)
+        assert [peer.recv(100) for peer in peers] == [b"to " + host.encode() for host in asked]
+        assert {sender[:2] for sender in inbox.senders} == {peer.getsockname() for peer in peers}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system chooses the source")
+async def test_what_every_address_cannot_send_is_lost(inbox, caplog):
+    caplog.set_level(logging.INFO, "helpers.udp")
+    endpoint = await bind(inbox, ("0.0.0.0", 0))
+    endpoint.send(bytes(70_000), ("127.0.0.1", 9, None))
+    endpoint.close()
+    endpoint.close()
+    endpoint.send(b"after", ("127.0.0.1", 9, None))
+    (line,) = caplog.messages
+    assert line.startswith("A datagram could not be sent")
+
+
 async def test_a_taken_port_is_an_error_and_leaves_no_socket(bound):
     with pytest.raises(OSError) as caught:  # noqa: PT011 - its text differs between systems
         await UDPSocket.bind(bound.address, socket.AF_INET)

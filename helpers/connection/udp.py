@@ -8,6 +8,8 @@ each wake-up empties it.
 
 import asyncio
 import errno
+import functools
+import ipaddress
 import logging
 import os
 import socket
@@ -28,6 +30,10 @@ KERNEL_SHARE = 2 if sys.platform == "linux" else 1
 DATAGRAMS_PER_TURN = 64
 # What a datagram takes of the buffer at the least, its book-keeping included.
 SMALLEST_SHARE_BYTES = 512
+# Python has a name for it from 3.14 on; this is Linux' (ip(7)).
+IP_PKTINFO = 8
+PATH_BYTES = 64  # what the kernel says beside a datagram: 28 or 36 of them
+ANY_ADDRESS = ("0.0.0.0", "::")
 # How a system reports that the port at the other end is closed; Windows calls that a reset.
 NOBODY_LISTENS = (ConnectionRefusedError, ConnectionResetError)
 
@@ -46,6 +52,8 @@ class UDPSocket(asyncio.DatagramProtocol):
         self._on_datagram: Callable[[bytes, Address], None] = _drop
         self._on_error: Callable[[OSError], None] | None = None
         self._transport: asyncio.DatagramTransport | None = None
+        self._receive: Callable[[], tuple[bytes, Address]]
+        self._receive = functools.partial(sock.recvfrom, MAX_DATAGRAM_BYTES)
         self.send: Callable[..., None] = _drop  # asyncio's own, as soon as there is one
         self.address: Address = sock.getsockname()
         buffer_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
@@ -53,8 +61,12 @@ class UDPSocket(asyncio.DatagramProtocol):
 
     @classmethod
     async def bind(cls, address: Address, family: int) -> "UDPSocket":
-        """Return a socket bound to `address`; raises OSError where that cannot be."""
-        return await cls._open(family, lambda sock: sock.bind(address), DATAGRAMS_PER_TURN)
+        """Return a socket bound to `address`; raises OSError where that cannot be.
+
+        Bound to every address of the machine, it answers from the one that was asked (Linux).
+        """
+        kind = AnyAddressSocket if address[0] in ANY_ADDRESS and sys.platform == "linux" else cls
+        return await kind._open(family, lambda sock: sock.bind(address), DATAGRAMS_PER_TURN)
 
     @classmethod
     async def connect(cls, address: Address, family: int) -> "UDPSocket":
@@ -74,9 +86,12 @@ class UDPSocket(asyncio.DatagramProtocol):
             raise
         endpoint = cls(sock, datagrams_per_turn)
         _open_sockets.add(sock)
-        loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(lambda: endpoint, sock=sock)
+        await endpoint._begin()
         return endpoint
+
+    async def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.create_datagram_endpoint(lambda: self, sock=self._socket)
 
     def deliver(
         self,
@@ -122,7 +137,7 @@ class UDPSocket(asyncio.DatagramProtocol):
         """Take what has arrived already, so many datagrams at most."""
         for _ in range(count):
             try:
-                data, address = self._socket.recvfrom(MAX_DATAGRAM_BYTES)
+                data, address = self._receive()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -154,6 +169,55 @@ def _close_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_close_in_child)
+
+
+class AnyAddressSocket(UDPSocket):
+    """A UDP socket bound to every address of the machine, which tells them apart.
+
+    The system would choose the source of each answer by its routes, and who asked at another
+    address takes no answer from there. So the address of a datagram's sender ends with that at
+    which it came in, and `send` takes it from there: RFC 9000 section 9 calls the two a path.
+    """
+
+    async def _begin(self) -> None:
+        # asyncio's transports have no recvmsg.
+        if self._socket.family == socket.AF_INET:
+            self._socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        else:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        self._receive = self._receive_with_path
+        self.send = self._send_from
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._drain, self._datagrams_per_turn)
+
+    def close(self) -> None:
+        """Close the socket; twice is harmless."""
+        if self._socket.fileno() >= 0:
+            self.send = _drop
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+
+    def _receive_with_path(self) -> tuple[bytes, Address]:
+        data, notes, _, address = self._socket.recvmsg(MAX_DATAGRAM_BYTES, PATH_BYTES)
+        for level, kind, content in notes:
+            if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
+                # Its three: the interface, our address, the one in the datagram.
+                return data, (*address, (level, kind, bytes(4) + content[4:8] + bytes(4)))
+            if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+                # Our address and the interface, which matters to those that each interface has.
+                is_local = ipaddress.IPv6Address(content[:16]).is_link_local
+                return data, (
+                    *address,
+                    (level, kind, content if is_local else content[:16] + bytes(4)),
+                )
+        return data, (*address, None)
+
+    def _send_from(self, data: bytes, address: Address) -> None:
+        *receiver, path = address
+        try:
+            self._socket.sendmsg([data], [path] if path else [], 0, tuple(receiver))
+        except OSError as error:  # a full buffer too: QUIC sends it again
+            self.error_received(error)
 
 
 def _note_loss(error: Exception) -> None:

@@ -37,9 +37,11 @@ _started: "weakref.WeakValueDictionary[int, Server]" = weakref.WeakValueDictiona
 class Server:
     """An HTTP/3 server: `route`, `start`, `stop`, or `with Server(...) as server`.
 
-    Binds loopback only unless `host` says otherwise. With `port=0` the system picks a free UDP
-    port: see `port` and `url`. Raises CertificateFileError at once where the certificate or key
-    file cannot serve.
+    Binds loopback only unless `host` says otherwise; "0.0.0.0" and "::" are every address of this
+    machine, and a client is answered from the one that it asked (on Linux; elsewhere from the one
+    that its routes prefer: name yours where there are several). With `port=0` the system picks a
+    free UDP port: see `port` and `url`. Raises CertificateFileError at once where the certificate
+    or key file cannot serve.
     """
 
     def __init__(
