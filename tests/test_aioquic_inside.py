@@ -172,6 +172,7 @@ SIGNATURES = {
     # What is overridden.
     QuicConnection._initialize: "self peer_cid",
     QuicConnection.receive_datagram: "self data addr now",
+    QuicConnection.datagrams_to_send: "self now",
     QuicConnection._write_stream_limits: "self builder space stream",
     QuicConnection._handle_crypto_frame: "self context frame_type buf",
     Context._client_handle_certificate_verify: "self input_buf",
@@ -207,6 +208,7 @@ ATTRIBUTES = {
     "server._loss._cc._max_datagram_size": int,
     "server._loss._cc.congestion_window": int,
     "server._loss.get_probe_timeout": types.MethodType,
+    "server._loss._rtt_min": float,
     "server._remote_max_datagram_frame_size": int,
     "server._remote_max_streams_bidi": int,
     "server._peer_cid.cid": bytes,
@@ -246,6 +248,8 @@ ATTRIBUTES = {
     "kept.receiving_ended": bool,
 }
 
+OWN_ATTRIBUTES = {"_unread_bytes", "_now", "_windows", "_granted_at"}
+
 
 @pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)
 def test_private_functions_have_the_parameters_that_are_relied_on(function):
@@ -280,6 +284,7 @@ def test_every_private_name_that_is_relied_on_is_listed_here():
             elif isinstance(node, ast.FunctionDef):
                 own.add(node.name)
     own |= {"_unread_bytes", "_is_goaway"}
+    own |= OWN_ATTRIBUTES
     assert used - own - listed == set()
 
 
@@ -288,7 +293,7 @@ def test_nothing_hides_a_name_of_aioquics_by_accident():
     configuration = QuicConfiguration(is_client=True)
     ours = QUICLayer(configuration, lambda stream_id: 0)
     theirs = QuicConnection(configuration=configuration)
-    _hides_only_what_is_overridden(ours, theirs, {"_unread_bytes"})
+    _hides_only_what_is_overridden(ours, theirs, OWN_ATTRIBUTES)
     _hides_only_what_is_overridden(HTTP3Layer(ours), H3Connection(ours), set())
     context = Context(is_client=True)
     _hides_only_what_is_overridden(TLSLayer(context), context, set())

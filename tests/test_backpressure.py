@@ -14,7 +14,7 @@ import pytest
 
 from helpers.client import AsyncHTTP3Transport
 from helpers.connection.aioquic_inside import CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES
-from helpers.stream.halves import UNACKNOWLEDGED_LIMIT_BYTES
+from helpers.connection.aioquic_inside.quic import UNSENT_LIMIT_BYTES
 from tests.peers import MB, PIECE, Growth, Peer, has_settled
 
 UNREAD_MB = 200
@@ -151,7 +151,7 @@ def test_a_notebook_that_sleeps_in_its_loop_stops_the_handler(server, client, pr
 def test_the_handler_goes_on_as_far_as_its_client_has_read(server, client, producer):
     """Each time the reader stops, the writer is ahead by windows, never by more."""
     # One window is in the hands of the `for` loop, one on its way there, and the rest is unsent.
-    ahead_limit = 2 * STREAM_WINDOW_BYTES + UNACKNOWLEDGED_LIMIT_BYTES + 2 * len(PIECE)
+    ahead_limit = 2 * STREAM_WINDOW_BYTES + UNSENT_LIMIT_BYTES + 2 * len(PIECE)
     read_bytes = 0
     ahead = []
     with client.stream("GET", server.url("/endless")) as response:

@@ -11,6 +11,7 @@ from aioquic.h3.connection import ErrorCode
 from helpers.client import AsyncHTTP3Transport
 from helpers.connection import ConnectionState, new_configuration
 from helpers.connection.aioquic_inside import STREAM_WINDOW_BYTES
+from helpers.connection.aioquic_inside.quic import UNSENT_LIMIT_BYTES
 from helpers.errors import (
     ClientDisconnected,
     ConnectionLost,
@@ -21,7 +22,7 @@ from helpers.errors import (
 from helpers.exchange import Response
 from helpers.server.listener import Listener
 from helpers.stream import MAX_DATA_FRAME_BYTES, Half, HTTP3Stream
-from helpers.stream.halves import MAX_WAITING_DATAGRAMS, UNACKNOWLEDGED_LIMIT_BYTES
+from helpers.stream.halves import MAX_WAITING_DATAGRAMS
 from tests.pair import POST as REQUEST
 from tests.pair import Pair
 
@@ -102,7 +103,7 @@ async def fill(pair, stream):
 
     writing = asyncio.create_task(write_on())
     await pair.run(1.0)
-    assert pair.server.unacknowledged_bytes(stream.stream_id) > UNACKNOWLEDGED_LIMIT_BYTES
+    assert pair.server.quic.unacknowledged_bytes(stream.stream_id) > UNSENT_LIMIT_BYTES
     assert not writing.done()
     return writing
 
@@ -155,7 +156,7 @@ async def test_a_long_write_becomes_frames_that_wait_for_each_other(linked, link
         nonlocal most
         assert len(piece) <= MAX_DATA_FRAME_BYTES
         sent(stream_id, piece)
-        most = max(most, server.unacknowledged_bytes(stream_id))
+        most = max(most, server.quic.unacknowledged_bytes(stream_id))
 
     server.send_data = send_and_look
     writing = asyncio.create_task(theirs.write(data))
@@ -164,7 +165,7 @@ async def test_a_long_write_becomes_frames_that_wait_for_each_other(linked, link
         received += await link.soon(anext(ours))
     await link.soon(writing)
     assert received == data
-    assert most <= UNACKNOWLEDGED_LIMIT_BYTES + MAX_DATA_FRAME_BYTES + 100
+    assert most <= UNSENT_LIMIT_BYTES + MAX_DATA_FRAME_BYTES + 100
 
 
 async def test_a_write_that_was_cancelled_while_it_waited_harms_nobody(ends, pair):

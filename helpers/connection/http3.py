@@ -103,7 +103,7 @@ class HTTP3Connection:
         self._http = HTTP3Layer(self.quic)
         self._speaks_http = False
         # Two methods of a Carrier, which are others' as they stand.
-        self.unacknowledged_bytes = self.quic.unacknowledged_bytes
+        self.may_write = self.quic.may_write
         self.flush = on_output
         self.host_id = self.quic.host_cid
         self._received_bytes = 0
@@ -586,7 +586,7 @@ class HTTP3Connection:
         """Hold nothing that holds this connection, so that it is freed without a collection."""
         self._on_output = self.flush = _nothing
         self._on_request = self._on_abandoned = self._on_connection_id = None
-        self.unacknowledged_bytes = _none
+        self.may_write = _always
         self.quic.dismantle()
 
 
@@ -594,5 +594,5 @@ def _nothing(now: bool) -> None:
     """What a closed connection has to send."""
 
 
-def _none(stream_id: int) -> int:
-    return 0
+def _always(stream_id: int) -> bool:
+    return True

@@ -19,8 +19,6 @@ from helpers.stream.fields import Fields, content_length
 
 # A longer write leaves as several DATA frames, so that memory stays bounded.
 MAX_DATA_FRAME_BYTES = 256 * 1024
-# A writer waits while more than this is unacknowledged on its stream.
-UNACKNOWLEDGED_LIMIT_BYTES = 256 * 1024
 # A writer lets the loop's other tasks run after so many writes.
 WRITES_PER_TURN = 64
 
@@ -66,7 +64,7 @@ class Carrier(Protocol):
     def send_stop(self, stream_id: int, error_code: int) -> None: ...
     def send_datagram(self, stream_id: int, payload: bytes) -> None: ...
     def max_datagram_bytes(self, stream_id: int) -> int: ...
-    def unacknowledged_bytes(self, stream_id: int) -> int: ...
+    def may_write(self, stream_id: int) -> bool: ...
     def wake_when_acknowledged(self, half: "SendingHalf") -> None: ...
     def data_was_read(self, stream_id: int) -> None: ...
 
@@ -158,11 +156,15 @@ class SendingHalf(_OneWay):
     # ---- writing
 
     def may_write(self) -> bool:
-        """Return whether so much was acknowledged that a writer need not wait."""
-        return self._carrier.unacknowledged_bytes(self.stream_id) <= UNACKNOWLEDGED_LIMIT_BYTES
+        """Return whether so much has left and was acknowledged that a writer need not wait."""
+        return self._carrier.may_write(self.stream_id)
 
     async def wait(self) -> None:
-        """Wait while more than 256 KiB of this stream is unacknowledged; raises as `check`."""
+        """Wait while too much of this stream is on its way; raises as `check`.
+
+        To a peer on this machine that is more than 256 KiB, at a distance what the line takes
+        (aioquic_inside/quic.py: may_write).
+        """
         if self.state is not Half.OPEN:
             await self._end_is_told()
             self.check()
@@ -173,7 +175,7 @@ class SendingHalf(_OneWay):
             asyncio.get_running_loop().call_soon(self.wake)
             await self._pause()
             self.check()
-        while self._carrier.unacknowledged_bytes(self.stream_id) > UNACKNOWLEDGED_LIMIT_BYTES:
+        while not self._carrier.may_write(self.stream_id):
             self._carrier.wake_when_acknowledged(self)
             await self._pause()
             self.check()

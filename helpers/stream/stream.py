@@ -39,9 +39,10 @@ class HTTP3Stream:
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send one DATA frame at once (RFC 9114 section 7.2.1); more than 256 KiB becomes several.
 
-        Waits first while more than 256 KiB of this stream is unacknowledged: a slow reader slows
-        its writer down. Raises UsageError on a closed stream; ClientDisconnected (on a server),
-        StreamReset or ConnectionLost (on a client) where the peer will not read it.
+        Waits first while more than 256 KiB of this stream is unacknowledged, or on a long way has
+        not left: a slow reader slows its writer down. Raises UsageError on a closed stream;
+        ClientDisconnected (on a server), StreamReset or ConnectionLost (on a client) where the peer
+        will not read it.
         """
         if isinstance(data, str):
             await asyncio.sleep(0)  # who tries again and again lets others run

@@ -6,7 +6,8 @@ import time
 import pytest
 from aioquic.h3.connection import FrameType
 
-from helpers.stream.halves import MAX_DATA_FRAME_BYTES, UNACKNOWLEDGED_LIMIT_BYTES
+from helpers.connection.aioquic_inside.quic import UNSENT_LIMIT_BYTES
+from helpers.stream.halves import MAX_DATA_FRAME_BYTES
 from tests.attack.conftest import AT_ONCE_S
 from tests.attack.tools import Attacker, request, varint
 
@@ -88,11 +89,11 @@ def test_a_reader_that_never_reads_on_all_streams(target, capsys):
         waiting = ours._waiting_writers
         round_trips(target, attacker, lambda: len(waiting) == STREAMS)
         assert len(waiting) == STREAMS
-        held_bytes = sum(ours.unacknowledged_bytes(4 * n) for n in range(1, STREAMS + 1))
+        held_bytes = sum(ours.quic.unacknowledged_bytes(4 * n) for n in range(1, STREAMS + 1))
         assert target.serves() < AT_ONCE_S
         with capsys.disabled():
             print(f" [{held_bytes / STREAMS / 1024:.0f} KiB a stream]", end="")
-    assert held_bytes < STREAMS * (UNACKNOWLEDGED_LIMIT_BYTES + MAX_DATA_FRAME_BYTES)
+    assert held_bytes < STREAMS * (UNSENT_LIMIT_BYTES + MAX_DATA_FRAME_BYTES)
     deadline = time.monotonic() + COMES_S
     while target.running and time.monotonic() < deadline:
         target.serves()

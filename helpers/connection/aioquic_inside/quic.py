@@ -6,20 +6,30 @@ accepts data (MAX_STREAM_DATA), the writer stops there. Backpressure end to end 
 1. The window must follow what the application has READ. aioquic doubles it as soon as half of it
    has ARRIVED, so a reader that sleeps ends up with everything in memory. Here it follows what was
    read, plus one window.
-2. A writer must know how much of its data is still unacknowledged, in order to wait.
+2. A writer must wait while too much of its data has not left, or is not acknowledged.
+
+How much that is follows the line: a peer at a distance has in flight what a round trip carries. So
+the window of a reader that keeps up is doubled, and what may be in flight is what the congestion
+window allows (RFC 9002 section 7), both up to a stated maximum. On one machine neither is needed.
 
 The rest is smaller: why a connection is closing, what a hostile peer may cost, the certificate of a
 failed handshake, the size of datagrams.
 """
 
 import ipaddress
+import math
 from collections.abc import Callable
 
 import aioquic
 from aioquic.buffer import Buffer, size_uint_var
 from aioquic.h3.connection import ErrorCode
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicReceiveContext
+from aioquic.quic.connection import (
+    NetworkAddress,
+    QuicConnection,
+    QuicConnectionError,
+    QuicReceiveContext,
+)
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
@@ -42,9 +52,23 @@ if aioquic.__version__ != AIOQUIC_VERSION:
         "on its inside. Install what requirements.txt says."
     )
 
-# How far a peer may send ahead of what the application has read, per stream.
+# How far a peer may send ahead of what the application has read, per stream, at first.
 STREAM_WINDOW_BYTES = 512 * 1024
-HALF_A_WINDOW_BYTES = STREAM_WINDOW_BYTES // 2
+# By how much the windows of one connection may grow, all together: one stream's to 16 MiB at most.
+GROWN_WINDOWS_BYTES = 16 * 1024 * 1024
+# A window grows where half of it was read within so many round trips: then it may be what holds the
+# peer up. quic-go and Chromium have the same figure.
+KEEPS_UP_ROUND_TRIPS = 2
+# A writer waits while more than this of its stream has not left; on one machine, while more than
+# this of it is unacknowledged.
+UNSENT_LIMIT_BYTES = 256 * 1024
+# Elsewhere, who has more than that unacknowledged also waits while more than this is unacknowledged
+# of all the connection's streams together.
+UNACKNOWLEDGED_LIMIT_BYTES = 16 * 1024 * 1024
+# A peer that is nearer than this needs no more than the small limits: 256 KiB in each round trip
+# are 52 MB/s, and Python reads half as much in datagrams of 1200 bytes. More of it in flight on one
+# machine only overflows the reader's socket.
+NEAR_S = 0.005
 # HTTP/3 has three of them (RFC 9114 section 6.2); each may hold a window, for nobody.
 MAX_UNIDIRECTIONAL_STREAMS = 16
 # The same for the whole connection at its start. aioquic raises it with what arrives; the stream
@@ -89,6 +113,10 @@ class QUICLayer(QuicConnection):
             retry_source_connection_id=retry_id,
         )
         self._unread_bytes = unread_bytes
+        self._now = 0.0
+        # By stream ID: windows that have grown, and when a peer at a distance got its last grant.
+        self._windows: dict[int, int] = {}
+        self._granted_at: dict[int, float] = {}
         limit = self._local_max_streams_uni
         limit.value = limit.sent = MAX_UNIDIRECTIONAL_STREAMS
 
@@ -96,7 +124,30 @@ class QUICLayer(QuicConnection):
         super()._initialize(peer_cid)
         self.tls = TLSLayer(self.tls)
 
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """Return the datagrams that are to be sent now, each with its address."""
+        self._now = now
+        return super().datagrams_to_send(now)
+
+    @property
+    def _round_trip_s(self) -> float:
+        """The shortest round trip of this connection; 0 where the small limits hold nobody up."""
+        # aioquic takes no sample for less than 1 ms, and has infinity before the first.
+        round_trip_s = self._loss._rtt_min
+        return round_trip_s if NEAR_S <= round_trip_s < math.inf else 0.0
+
     # ---- the writer's side of flow control
+
+    def may_write(self, stream_id: int) -> bool:
+        """Return whether so much of a stream's data has left, and has come, that it takes more."""
+        unacknowledged_bytes = self.unacknowledged_bytes(stream_id)
+        if unacknowledged_bytes <= UNSENT_LIMIT_BYTES or not self._round_trip_s:
+            return unacknowledged_bytes <= UNSENT_LIMIT_BYTES
+        sender = self._streams[stream_id].sender
+        return (
+            sender._buffer_stop - sender.highest_offset <= UNSENT_LIMIT_BYTES
+            and sum(map(self.unacknowledged_bytes, self._streams)) <= UNACKNOWLEDGED_LIMIT_BYTES
+        )
 
     def unacknowledged_bytes(self, stream_id: int) -> int:
         """Return how many bytes written to the stream the peer has not acknowledged yet."""
@@ -137,18 +188,41 @@ class QUICLayer(QuicConnection):
         stream = self._streams.get(stream_id)
         if stream is None:
             return False
-        # Mostly not even what has arrived is enough.
-        if stream.receiver._buffer_start + HALF_A_WINDOW_BYTES < stream.max_stream_data_local:
-            return False
-        return self._next_limit(stream) > stream.max_stream_data_local
+        return self._has_read_half(stream, self._window_bytes(stream))
 
-    def _next_limit(self, stream: QuicStream) -> int:
-        arrived = stream.receiver._buffer_start
-        limit = arrived - self._unread_bytes(_id_of(stream)) + STREAM_WINDOW_BYTES
+    def _window_bytes(self, stream: QuicStream) -> int:
+        return self._windows.get(_id_of(stream), STREAM_WINDOW_BYTES)
+
+    def _has_read_half(self, stream: QuicStream, window_bytes: int) -> bool:
         # In steps of half a window, or every packet would carry a grant.
-        if limit - stream.max_stream_data_local < HALF_A_WINDOW_BYTES:
-            return stream.max_stream_data_local
-        return limit
+        wanted = stream.max_stream_data_local - window_bytes // 2
+        arrived = stream.receiver._buffer_start
+        # Mostly not even what has arrived is enough.
+        return arrived >= wanted and arrived - self._unread_bytes(_id_of(stream)) >= wanted
+
+    def _raise_limit(self, stream: QuicStream) -> None:
+        """Let the peer send a window beyond what was read."""
+        stream_id = _id_of(stream)
+        if self._round_trip_s:
+            if stream_id not in self._granted_at:
+                self._forget_ended_windows()
+            since = self._now - self._granted_at.get(stream_id, -math.inf)
+            self._granted_at[stream_id] = self._now
+            if since <= KEEPS_UP_ROUND_TRIPS * self._round_trip_s:
+                self._grow_window(stream)
+        read = stream.receiver._buffer_start - self._unread_bytes(stream_id)
+        stream.max_stream_data_local = read + self._window_bytes(stream)
+
+    def _forget_ended_windows(self) -> None:
+        for ended in self._granted_at.keys() - self._streams.keys():
+            del self._granted_at[ended]
+            self._windows.pop(ended, None)
+
+    def _grow_window(self, stream: QuicStream) -> None:
+        grown_bytes = sum(size - STREAM_WINDOW_BYTES for size in self._windows.values())
+        window_bytes = self._window_bytes(stream)
+        if grown_bytes + window_bytes <= GROWN_WINDOWS_BYTES:
+            self._windows[_id_of(stream)] = 2 * window_bytes
 
     def _write_stream_limits(
         self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
@@ -158,9 +232,8 @@ class QUICLayer(QuicConnection):
         # A stream of our own in one direction has no receive side: its limit is 0 and stays so.
         if not limit or stream.receiver.is_finished:
             return
-        # Mostly not even what has arrived is enough.
-        if stream.receiver._buffer_start + HALF_A_WINDOW_BYTES >= limit:
-            stream.max_stream_data_local = self._next_limit(stream)
+        if self._has_read_half(stream, self._window_bytes(stream)):
+            self._raise_limit(stream)
         if stream.max_stream_data_local_sent == stream.max_stream_data_local:
             return
         frame = builder.start_frame(
