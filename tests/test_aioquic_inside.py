@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import types
+from collections import deque
 from pathlib import Path
 
 import pylsqpack
@@ -32,6 +33,7 @@ from aioquic.quic.packet import (
     push_quic_transport_parameters,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketRecovery
 from aioquic.quic.stream import QuicStreamReceiver
 from aioquic.tls import Context, Epoch
 from cryptography import x509
@@ -187,6 +189,7 @@ SIGNATURES = {
     H3Connection._decode_headers: "self stream_id frame_data",
     H3Connection._receive_stream_data_uni: "self stream data stream_ended",
     # What is called.
+    QuicPacketRecovery.get_probe_timeout: "self include_max_ack_delay",
     QuicConnection._on_max_stream_data_delivery: "self delivery stream",
     QuicPacketBuilder.start_frame: "self frame_type capacity handler handler_args",
     QuicLoggerTrace.encode_max_stream_data_frame: "self maximum stream_id",
@@ -209,6 +212,8 @@ ATTRIBUTES = {
     "server._loss._cc.congestion_window": int,
     "server._loss.get_probe_timeout": types.MethodType,
     "server._loss._rtt_min": float,
+    "server._loss._pto_count": int,
+    "server._datagrams_pending": deque,
     "server._remote_max_datagram_frame_size": int,
     "server._remote_max_streams_bidi": int,
     "server._peer_cid.cid": bytes,
@@ -248,7 +253,11 @@ ATTRIBUTES = {
     "kept.receiving_ended": bool,
 }
 
-OWN_ATTRIBUTES = {"_unread_bytes", "_now", "_windows", "_granted_at"}
+OWN_ATTRIBUTES = {"_unread_bytes", "_now", "_windows", "_granted_at"} | {
+    "_large_bytes",
+    "_large_from",
+    "_black_holes",
+}
 
 
 @pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)
@@ -653,9 +662,11 @@ def test_before_the_handshake_datagrams_stay_small(credentials):
 
 def test_the_first_window_has_room_for_two_datagrams(pair):
     pair.server.raise_datagram_size(MAX_DATAGRAM_BYTES)
+    pair.settle()
     assert pair.server._loss._cc.congestion_window >= 2 * LOOPBACK_DATAGRAM_BYTES
     window = pair.server._loss._cc.congestion_window = 10**6
     pair.server.raise_datagram_size(MAX_DATAGRAM_BYTES)
+    pair.settle()
     assert pair.server._loss._cc.congestion_window == window
 
 

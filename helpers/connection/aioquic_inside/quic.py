@@ -18,6 +18,7 @@ failed handshake, the size of datagrams.
 
 import ipaddress
 import math
+from collections import deque
 from collections.abc import Callable
 
 import aioquic
@@ -77,6 +78,8 @@ CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
 # Loopback has no 1500-byte links. 16383 is the most that the length field of aioquic's STREAM
 # frame holds (_write_stream_frame: push_uint16(length | 0x4000)).
 LOOPBACK_DATAGRAM_BYTES = 16000
+# RFC 8899 section 5.1.2 (MAX_PROBES): after so many probe timeouts, large ones are what is lost.
+PROBES_OF_A_BLACK_HOLE = 3
 DEFAULT_MAX_UDP_PAYLOAD_BYTES = 65527  # RFC 9000 section 18.2, where the peer announces none
 SHORT_HEADER_BYTES = 3  # without the connection ID: first byte and packet number
 AEAD_TAG_BYTES = 16
@@ -117,6 +120,10 @@ class QUICLayer(QuicConnection):
         # By stream ID: windows that have grown, and when a peer at a distance got its last grant.
         self._windows: dict[int, int] = {}
         self._granted_at: dict[int, float] = {}
+        # How long a datagram may be where it gets through, from when on, and how often none did.
+        self._large_bytes = 0
+        self._large_from = 0.0
+        self._black_holes = 0
         limit = self._local_max_streams_uni
         limit.value = limit.sent = MAX_UNIDIRECTIONAL_STREAMS
 
@@ -127,6 +134,7 @@ class QUICLayer(QuicConnection):
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """Return the datagrams that are to be sent now, each with its address."""
         self._now = now
+        self._fit_datagrams()
         return super().datagrams_to_send(now)
 
     @property
@@ -300,22 +308,40 @@ class QUICLayer(QuicConnection):
         Python pays per packet, so this is worth a factor of five there. Never more than the socket
         sends (`max_send_bytes`) or the peer announced as max_udp_payload_size (RFC 9000 section
         18.2), and never towards another machine, where it would need path MTU discovery (RFC 9000
-        section 14.3).
+        section 14.3): one that is `NEAR_S` away is another, a relay on loopback may lead there.
         """
         address = self.get_peer_address()
         if address is None or not ipaddress.ip_address(address[0].split("%")[0]).is_loopback:
             return
         peer_limit_bytes = self._peer_max_udp_payload_bytes()
-        size_bytes = min(LOOPBACK_DATAGRAM_BYTES, max_send_bytes, peer_limit_bytes)
-        if size_bytes > self._max_datagram_size:
-            self._max_datagram_size = size_bytes
-            self._loss._pacer._max_datagram_size = size_bytes
-            # Each congestion control of aioquic has it, their base class does not.
-            vars(self._loss._cc)["_max_datagram_size"] = size_bytes
-            # RFC 9002 section 7.2: the first window is two datagrams at least. In less than one, an
-            # HTTP datagram of full size would wait for ever.
-            window = self._loss._cc.congestion_window
-            self._loss._cc.congestion_window = max(window, 2 * size_bytes)
+        self._large_bytes = min(LOOPBACK_DATAGRAM_BYTES, max_send_bytes, peer_limit_bytes)
+
+    def _fit_datagrams(self) -> None:
+        """Let datagrams be large where they get through."""
+        small_bytes = self.configuration.max_datagram_size
+        if self._max_datagram_size <= small_bytes:
+            is_near = self._loss._rtt_min < NEAR_S
+            if self._large_bytes > small_bytes and is_near and self._now >= self._large_from:
+                self._set_datagram_size(self._large_bytes)
+        elif self._loss._pto_count >= PROBES_OF_A_BLACK_HOLE:
+            self._set_datagram_size(small_bytes)
+            # Perhaps the reader only slept: later and later, large ones have another chance.
+            self._black_holes += 1
+            pauses = 10 * 4**self._black_holes
+            self._large_from = self._now + pauses * self._loss.get_probe_timeout()
+            # What does not fit any more would stay at the head of the queue for ever.
+            fitting = [d for d in self._datagrams_pending if len(d) <= self._max_frame_payload()]
+            self._datagrams_pending = deque(fitting)
+
+    def _set_datagram_size(self, size_bytes: int) -> None:
+        self._max_datagram_size = size_bytes
+        self._loss._pacer._max_datagram_size = size_bytes
+        # Each congestion control of aioquic has it, their base class does not.
+        vars(self._loss._cc)["_max_datagram_size"] = size_bytes
+        # RFC 9002 section 7.2: the first window is two datagrams at least. In less than one, an
+        # HTTP datagram of full size would wait for ever.
+        window = self._loss._cc.congestion_window
+        self._loss._cc.congestion_window = max(window, 2 * size_bytes)
 
     def _peer_max_udp_payload_bytes(self) -> int:
         # aioquic checks this parameter and forgets it (_parse_transport_parameters): read it again.
@@ -330,11 +356,14 @@ class QUICLayer(QuicConnection):
 
         A longer one would stay at the head of aioquic's queue for ever.
         """
+        return max(0, self._max_frame_payload() - size_uint_var(stream_id // 4))
+
+    def _max_frame_payload(self) -> int:
+        """Return how much fits into a DATAGRAM frame that has a packet for itself."""
         peer_limit_bytes = self._remote_max_datagram_frame_size or 0
         packet_overhead = SHORT_HEADER_BYTES + len(self._peer_cid.cid) + AEAD_TAG_BYTES
         frame_bytes = min(peer_limit_bytes, self._max_datagram_size - packet_overhead)
-        frame_overhead = 1 + size_uint_var(frame_bytes) + size_uint_var(stream_id // 4)
-        return max(0, frame_bytes - frame_overhead)
+        return frame_bytes - 1 - size_uint_var(frame_bytes)
 
     # ---- beginning and end
 
