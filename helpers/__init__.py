@@ -20,7 +20,9 @@ module in it:
 7. timeline      what arrived when
 8. wire          log: the frames of a run; qlog: recorded, frames: read, handshake: its packets,
                  ladder: shown
-9. checks        the exercises: certificates, buffered_stream, takeover_stream; run: an answer is
+9. link          a line with distance and loss between the two: line: what happens on it, relay: its
+                 sockets
+10. checks       the exercises: certificates, buffered_stream, takeover_stream; run: an answer is
                  run, trial: what was seen, verdict: what to say
 
 background (a loop on a thread), clock (time as QUIC needs it), errors and display (style: colours,

@@ -23,13 +23,14 @@ INSIDE = HELPERS / "connection" / "aioquic_inside"
 # From the ground up; the rooms of one floor do not import each other.
 FLOORS = [
     {"clock", "display", "errors"},
-    {"background", "certificates", "stream", "timeline", "wire"},
+    {"background"},
+    {"certificates", "link", "stream", "timeline", "wire"},
     {"connection", "exchange"},
     {"client", "server"},
     {"__main__", "checks", "preflight"},
 ]
-# What watches a run is handed in: those who run know nothing of it.
-UNKNOWN_TO = {"client": {"timeline", "wire"}, "server": {"timeline", "wire"}}
+# What watches a run, or stands in its way, is the program's: those who run know nothing of it.
+UNKNOWN_TO = {room: {"link", "timeline", "wire"} for room in ("client", "server")}
 SHOWN = {"Makefile", "README.md", "helpers", "notebooks", "requirements.txt", "tests"}
 # What Windows does not have, or not in the same sense: its os.kill ends the process.
 NOT_ON_WINDOWS = {

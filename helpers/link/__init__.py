@@ -1,0 +1,9 @@
+"""A network with distance and loss between a client and a server on this machine.
+
+`link` is the relay that puts it there, `line` what happens on it, without any I/O.
+"""
+
+from helpers.link.line import Datagram, Line
+from helpers.link.link import Link
+
+__all__ = ["Datagram", "Line", "Link"]
