@@ -302,6 +302,8 @@ class QUICLayer(QuicConnection):
         if space is not None and space.ack_at is not None:
             space.ack_at = 0.0
 
+    # ---- size of datagrams
+
     def raise_datagram_size(self, max_send_bytes: int) -> None:
         """Let datagrams grow to 16000 bytes, after the handshake and on loopback only.
 
