@@ -37,10 +37,11 @@ class Pair:
     """`client` and `server`, HTTP3Connections, and what lies between them.
 
     `delay_s` is the time a datagram takes; `drops(is_from_client, data)` tells which are lost. Both
-    may be set anew. `now` is the time in seconds, `carried` what was sent so far, as (from_client,
-    size). `requests` holds (stream, fields) as they arrive at the server, `abandoned` the streams
-    whose client left, unless `on_request` and `on_abandoned` take them (see HTTP3Connection). The
-    client trusts anybody, unless `verify_mode` is another.
+    may be set anew, and so may `client_address`, as behind a NAT that forgot it: what the server
+    sends to the old one is lost. `now` is the time in seconds, `carried` what was sent so far, as
+    (from_client, size). `requests` holds (stream, fields) as they arrive at the server, `abandoned`
+    the streams whose client left, unless `on_request` and `on_abandoned` take them (see
+    HTTP3Connection). The client trusts anybody, unless `verify_mode` is another.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Pair:
         self.now = 0.0
         self.delay_s = delay_s
         self.drops = drops or (lambda is_from_client, data: False)
+        self.client_address = ADDRESS
         self.requests = []
         self.abandoned = []
         self.carried = []
@@ -92,10 +94,11 @@ class Pair:
         due, self._due = self._due, set()
         for who in sorted(due):
             is_client = who == "client"
-            for data, _ in getattr(self, who).datagrams_to_send(self.now):
+            for data, address in getattr(self, who).datagrams_to_send(self.now):
                 count += 1
                 self.carried.append((is_client, len(data)))
-                if not self.drops(is_client, data):
+                arrives = is_client or address == self.client_address
+                if arrives and not self.drops(is_client, data):
                     arrival = (self.now + self.delay_s, next(self._order), is_client, data)
                     heapq.heappush(self._on_its_way, arrival)
         return count
@@ -105,7 +108,8 @@ class Pair:
         while self._on_its_way and self._on_its_way[0][0] <= self.now:
             _, _, is_from_client, data = heapq.heappop(self._on_its_way)
             receiver = "server" if is_from_client else "client"
-            getattr(self, receiver).receive(data, ADDRESS, self.now)
+            address = self.client_address if is_from_client else ADDRESS
+            getattr(self, receiver).receive(data, address, self.now)
             self._due.add(receiver)
             count += 1
         return count

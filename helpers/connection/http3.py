@@ -44,6 +44,11 @@ KEEP_ALIVE_AFTER_S = 2.0  # of silence, while a request is open
 # probes of a connection in trouble, each of which waits twice as long, 15 is the sum.
 TRUSTED_PROBE_TIMEOUTS = 4
 GONE_AFTER_PROBE_TIMEOUTS = 15
+# A client that only reads sends nothing by itself. Where a NAT has given it another address (RFC
+# 9000 section 9), the server goes on to the old one until it hears from the new: so a client asks
+# sooner after the last that came of a response (and later where an answer takes longer than that),
+# then less and less often.
+CLIENT_ASKS_AFTER_S = 0.5
 HANDSHAKE_TIMEOUT_S = 10.0  # however talkative the peer is
 LOAD_CHECK_BYTES = 16 * 1024  # after each so many, what a peer costs is looked at
 
@@ -117,6 +122,7 @@ class HTTP3Connection:
         self._begun_at: float | None = None
         # From the last that was heard, asked or begun, silence is counted; None while none matters.
         self._silent_since: float | None = None
+        self._asked = 0  # how often, since something came of a request or a response
         self._received_at = 0.0
         self._pings_sent = self._pings_answered = 0
 
@@ -185,14 +191,14 @@ class HTTP3Connection:
         deadline = self.quic.get_timer()
         if self._silent_since is None or self.lost is not None:
             return deadline
-        ask_at = self._silent_since + KEEP_ALIVE_AFTER_S
+        ask_at = self._ask_at(self._silent_since)
         return ask_at if deadline is None else min(deadline, ask_at)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due: what `next_timeout` said has come; harmless before."""
         if self.state is ConnectionState.CLOSED:
             return
-        if self._silent_since is not None and now >= self._silent_since + KEEP_ALIVE_AFTER_S:
+        if self._silent_since is not None and now >= self._ask_at(self._silent_since):
             self._ask_for_a_sign_of_life(now)
         deadline = self.quic.get_timer()
         if deadline is not None and now >= deadline:
@@ -218,12 +224,22 @@ class HTTP3Connection:
     def _watch_over(self, now: float) -> None:
         """From now on, silence means death: somebody waits for the peer."""
         self._silent_since = now
+        self._asked = 0
+
+    def _ask_at(self, silent_since: float) -> float:
+        """Return when a peer that has been silent since then is asked for a sign of life."""
+        patience_s = KEEP_ALIVE_AFTER_S
+        if self.is_client:
+            soonest_s = max(CLIENT_ASKS_AFTER_S, self.quic.probe_timeout_s())
+            patience_s = min(patience_s, soonest_s * 2**self._asked)
+        return silent_since + patience_s
 
     def _ask_for_a_sign_of_life(self, now: float) -> None:
         if self.lost is not None or not self.open_streams():
             self._silent_since = None
         else:
             self._silent_since = now
+            self._asked += 1
             self.quic.send_ping(0)
 
     def is_silent(self, now: float) -> bool:
@@ -338,6 +354,7 @@ class HTTP3Connection:
             self._on_abandoned(stream)
 
     def _handle_http_event(self, event: H3Event) -> None:
+        self._asked = 0
         match event:
             case DataReceived(stream_id=stream_id):
                 stream = self.streams.get(stream_id)

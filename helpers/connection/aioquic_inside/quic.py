@@ -330,7 +330,7 @@ class QUICLayer(QuicConnection):
             # Perhaps the reader only slept: later and later, large ones have another chance.
             self._black_holes += 1
             pauses = 10 * 4**self._black_holes
-            self._large_from = self._now + pauses * self._loss.get_probe_timeout()
+            self._large_from = self._now + pauses * self.probe_timeout_s()
             # What does not fit any more would stay at the head of the queue for ever.
             fitting = [d for d in self._datagrams_pending if len(d) <= self._max_frame_payload()]
             self._datagrams_pending = deque(fitting)
