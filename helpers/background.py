@@ -9,7 +9,6 @@ KeyboardInterrupt ends.
 import asyncio
 import concurrent.futures
 import contextlib
-import functools
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -58,30 +57,26 @@ class Background:
 
     def run(
         self,
-        function: Callable[..., Coroutine[Any, Any, T]],
+        work: Callable[..., Coroutine[Any, Any, T]] | Coroutine[Any, Any, T],
         *args: object,
         timeout_s: float | None = None,
         meanwhile: Callable[["concurrent.futures.Future[T]"], object] | None = None,
     ) -> T:
-        """Run `function(*args)`, a coroutine, on the loop; return what it returns, or raise.
+        """Run a coroutine, or the one that `work(*args)` makes, on the loop; return its result.
 
-        It is made there: one that was made here would be lost, never awaited, where a signal's
-        handler raises on the way. `meanwhile(future)` is called on this thread while it runs, with
-        the future of its result. Raises TimeoutError after `timeout_s` seconds. Whatever ends the
-        wait early, an interrupt of the cell too, cancels the coroutine. Called from any thread but
-        the loop's own.
+        Raises what it raises. One that is made there cannot be lost, never awaited, where a
+        signal's handler raises on the way. `meanwhile(future)` is called on this thread while it
+        runs, with the future of its result. Raises TimeoutError after `timeout_s` seconds. Whatever
+        ends the wait early, an interrupt of the cell too, cancels the coroutine. Called from any
+        thread but the loop's own.
         """
-        loop, thread = self._loop, self._thread  # another thread may stop at any time
-        if loop is None or thread is None:
-            raise UsageError(f"{self.name!r} is not running. Start it first.")
-        if threading.current_thread() is thread:
-            raise UsageError("This call waits for the loop it runs on. Use `await` here instead.")
-        if not (thread.is_alive() or loop.is_closed()):  # it closes its loop before it ends
-            raise UsageError(
-                f"{self.name!r} has no thread in this process: a fork takes none along. Make a new "
-                "client or server here."
-            )
-        call = _Call(functools.partial(function, *args))
+        try:
+            loop, thread = self._usable()
+        except UsageError:
+            if isinstance(work, Coroutine):
+                work.close()
+            raise
+        call = _Call(lambda: work if isinstance(work, Coroutine) else work(*args))
         try:
             loop.call_soon_threadsafe(call.start)
         except RuntimeError:  # the loop was closed by another thread just now
@@ -94,6 +89,19 @@ class Background:
             if not call.future.done():
                 with contextlib.suppress(RuntimeError):  # the loop has closed, and cancelled it
                     loop.call_soon_threadsafe(call.cancel)
+
+    def _usable(self) -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+        loop, thread = self._loop, self._thread  # another thread may stop at any time
+        if loop is None or thread is None:
+            raise UsageError(f"{self.name!r} is not running. Start it first.")
+        if threading.current_thread() is thread:
+            raise UsageError("This call waits for the loop it runs on. Use `await` here instead.")
+        if not (thread.is_alive() or loop.is_closed()):  # it closes its loop before it ends
+            raise UsageError(
+                f"{self.name!r} has no thread in this process: a fork takes none along. Make a new "
+                "client or server here."
+            )
+        return loop, thread
 
     def _result(
         self,

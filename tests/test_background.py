@@ -74,6 +74,14 @@ def test_run_returns_what_the_coroutine_returns_from_the_loops_thread(background
     assert background.run(on_which_thread) is thread
 
 
+def test_a_coroutine_runs_as_it_is_and_is_closed_where_it_is_refused(background):
+    thread = background.run(on_which_thread)
+    assert background.run(on_which_thread()) is thread
+    background.stop()
+    with pytest.raises(UsageError, match="not running"):
+        background.run(on_which_thread())
+
+
 def test_run_raises_what_the_coroutine_raises(background):
     async def fail():
         raise LookupError("from the loop")

@@ -665,14 +665,12 @@ def test_a_fork_is_told_that_it_has_none_and_harms_none(echo):
 def test_an_interrupt_while_it_starts_leaves_nothing(echo, monkeypatch):
     port, _ = echo
 
-    def interrupt(*_):
+    def interrupt(*_, timeout_s):
         raise KeyboardInterrupt
 
     link = Link(port)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            link._background, "run", lambda coroutine, _: coroutine.close() or interrupt()
-        )
+        patch.setattr(link._background, "run", interrupt)
         with pytest.raises(KeyboardInterrupt):
             link.start()
     with link, udp_client(link.port) as sock:

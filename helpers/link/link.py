@@ -125,7 +125,7 @@ class Link:
         self._background.start()
         try:
             self._relay, self._port = self._background.run(
-                _open(family, address, self._conditions, self.seed), TIMEOUT_S
+                _open, family, address, self._conditions, self.seed, timeout_s=TIMEOUT_S
             )
         except BaseException as error:  # an interrupt too
             self._background.stop()
@@ -180,7 +180,7 @@ class Link:
     def _call(self, method: Callable[[Relay], None]) -> None:
         if self._relay is None or self._port is None:
             raise UsageError(NOT_RUNNING)
-        self._background.run(_on_loop(method, self._relay), TIMEOUT_S)
+        self._background.run(_on_loop, method, self._relay, timeout_s=TIMEOUT_S)
 
     @property
     def datagrams(self) -> list[Datagram]:
