@@ -14,7 +14,7 @@ module in it:
 5. connection    http3: datagrams and time in, streams out; driver: the loop around it; udp: a
                  socket that survives a burst; configuration: what both ends share; in
                  aioquic_inside all that relies on it: quic (slow readers slow down fast writers),
-                 tls, http3, texts
+                 tls, keys, http3, texts
 6. certificates  credentials: a CA and a certificate of your own; pem: reading such files;
                  extensions: for whom and what for a certificate is
 7. timeline      what arrived when

@@ -25,6 +25,7 @@ from aioquic.quic import connection as aioquic_quic
 from aioquic.quic import events as quic_events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.crypto import CryptoContext
 from aioquic.quic.logger import QuicLogger, QuicLoggerTrace
 from aioquic.quic.packet import (
     QuicErrorCode,
@@ -41,8 +42,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from helpers.connection import MAX_DATAGRAM_BYTES, aioquic_inside
 from helpers.connection.aioquic_inside import STREAM_WINDOW_BYTES, HTTP3Layer, QUICLayer, texts
+from helpers.connection.aioquic_inside import keys as inside_keys
 from helpers.connection.aioquic_inside import quic as inside
 from helpers.connection.aioquic_inside.http3 import MAX_HEADER_BYTES
+from helpers.connection.aioquic_inside.keys import ReceivingKeys
 from helpers.connection.aioquic_inside.quic import (
     AIOQUIC_VERSION,
     LOOPBACK_DATAGRAM_BYTES,
@@ -177,6 +180,7 @@ SIGNATURES = {
     QuicConnection.datagrams_to_send: "self now",
     QuicConnection._write_stream_limits: "self builder space stream",
     QuicConnection._handle_crypto_frame: "self context frame_type buf",
+    CryptoContext.decrypt_packet: "self packet encrypted_offset expected_packet_number",
     Context._client_handle_certificate_verify: "self input_buf",
     Context._signature_algorithms_for_private_key: "self",
     H3Connection.handle_event: "self event",
@@ -219,6 +223,7 @@ ATTRIBUTES = {
     "server._peer_cid.cid": bytes,
     "server._close_event": type(None),
     "server._close_at": float,
+    "server._cryptos": dict,
     "server._quic_logger": QuicLoggerTrace,
     "client._quic_logger": type(None),
     "client.tls._peer_certificate": x509.Certificate,
@@ -294,6 +299,7 @@ def test_every_private_name_that_is_relied_on_is_listed_here():
                 own.add(node.name)
     own |= {"_unread_bytes", "_is_goaway"}
     own |= OWN_ATTRIBUTES
+    own |= {"_unread_bytes", "_next", "_next_of"}
     assert used - own - listed == set()
 
 
@@ -309,6 +315,8 @@ def test_nothing_hides_a_name_of_aioquics_by_accident():
     _hides_only_what_is_overridden(
         HTTP3Layer(ours), H3Connection(ours), {"goaway_id", "_is_goaway"}
     )
+    keys = CryptoContext()
+    _hides_only_what_is_overridden(ReceivingKeys(keys), keys, {"_next", "_next_of"})
 
 
 def _hides_only_what_is_overridden(ours, theirs, attributes):
@@ -389,6 +397,35 @@ def test_another_aioquic_is_refused_in_one_line(module):
         f"ImportError: The helpers need aioquic {AIOQUIC_VERSION}, and this is 1.8.0: they rely on "
         "its inside. Install what requirements.txt says."
     )
+
+
+# ---- keys
+
+
+def test_forged_packets_of_the_next_key_phase_derive_it_once(pair, monkeypatch):
+    derived = []
+
+    def next_key_phase(keys, derive=inside_keys.next_key_phase):
+        derived.append(keys)
+        return derive(keys)
+
+    monkeypatch.setattr(inside_keys, "next_key_phase", next_key_phase)
+    sealing = pair.client._cryptos[Epoch.ONE_RTT].send
+    for phase in (0, 1):
+        derived.clear()
+        for number in range(100):
+            first_byte = 0x43 | (0 if phase else 0x04)
+            header = bytes([first_byte]) + pair.client._peer_cid.cid + number.to_bytes(4, "big")
+            forged = sealing.hp.apply(header, bytes(30))
+            pair.server.receive_datagram(forged, LOOPBACK, now=pair.now)
+        assert len(derived) == 1
+        # The real one is taken all the same, and its successor is another.
+        pair.client.request_key_update()
+        pair.client.send_stream_data(0, b"x")
+        pair.settle()
+        assert pair.server._cryptos[Epoch.ONE_RTT].recv.key_phase == 1 - phase
+    received = [e.data for e in pair.events[False] if isinstance(e, quic_events.StreamDataReceived)]
+    assert received == [b"x", b"x"]
 
 
 # ---- receive windows

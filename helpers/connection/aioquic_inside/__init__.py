@@ -1,7 +1,7 @@
 """All that relies on what aioquic does not promise: its private names, texts and constants.
 
-`quic` is its QUIC connection, `tls` the handshake in it and `http3` its HTTP/3 layer, each with
-what is missing there; `texts` is what it says in English.
+`quic` is its QUIC connection, `tls` the handshake and `keys` the keys in it, `http3` its HTTP/3
+layer, each with what is missing there; `texts` is what it says in English.
 tests/test_aioquic_inside.py fails when aioquic changes under any of it.
 """
 

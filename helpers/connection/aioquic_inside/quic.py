@@ -43,6 +43,7 @@ from aioquic.tls import Epoch, ExtensionType
 from cryptography.x509 import Certificate
 
 from helpers.connection.aioquic_inside import texts
+from helpers.connection.aioquic_inside.keys import ReceivingKeys
 from helpers.connection.aioquic_inside.tls import TLSLayer
 from helpers.errors import ConnectionLost, in_one_line
 
@@ -130,6 +131,8 @@ class QUICLayer(QuicConnection):
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         self.tls = TLSLayer(self.tls)
+        keys = self._cryptos[Epoch.ONE_RTT]
+        keys.recv = ReceivingKeys(keys.recv)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """Return the datagrams that are to be sent now, each with its address."""
