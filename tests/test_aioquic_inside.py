@@ -309,7 +309,6 @@ def test_nothing_hides_a_name_of_aioquics_by_accident():
     ours = QUICLayer(configuration, lambda stream_id: 0)
     theirs = QuicConnection(configuration=configuration)
     _hides_only_what_is_overridden(ours, theirs, OWN_ATTRIBUTES)
-    _hides_only_what_is_overridden(HTTP3Layer(ours), H3Connection(ours), set())
     context = Context(is_client=True)
     _hides_only_what_is_overridden(TLSLayer(context), context, set())
     _hides_only_what_is_overridden(
