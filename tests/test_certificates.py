@@ -26,8 +26,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from helpers.certificates import credentials as certificates
 from helpers.certificates import describe, extensions, load_or_create, pem
 from helpers.certificates.credentials import (
+    Distrust,
+    Trust,
     check_ca_file,
     check_key_pair,
+    explain_distrust,
     spki_sha256,
 )
 from helpers.errors import CertificateFileError, UsageError
@@ -590,3 +593,41 @@ def test_the_hash_of_the_public_key_is_what_chromium_takes(tmp_path):
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     assert base64.b64decode(spki_sha256(credentials.cert_file)) == hashlib.sha256(der).digest()
+
+
+# Trust: what a message says of both sides
+
+
+def trust_in(*certificates):
+    return Trust(Path("/somewhere/ca.pem"), certificates)
+
+
+def loaded(pem):
+    return x509.load_pem_x509_certificate(pem.bytes())
+
+
+def test_who_was_trusted_is_named_beside_the_issuer():
+    issuer, one, other = (
+        trustme.CA(organization_unit_name=name) for name in ("issuer", "one", "other")
+    )
+    leaf = loaded(issuer.issue_cert("localhost").cert_chain_pems[0])
+    by = f"OU=issuer,O=trustme v{trustme.__version__}"
+    held = [loaded(ca.cert_pem) for ca in (one, other)]
+    names = " and ".join(ca.subject.rfc4514_string() for ca in held)
+    assert trust_in(*held).explain(leaf) == f" It was issued by {by}, and ca.pem holds {names}."
+    namesake = loaded(trustme.CA(organization_unit_name="issuer").cert_pem)
+    assert trust_in(namesake).explain(leaf) == (
+        f" It was issued by {by}, and ca.pem holds another CA of that name."
+    )
+    # It is refused for something else, then.
+    assert trust_in(loaded(issuer.cert_pem)).explain(leaf) == ""
+
+
+def test_nobody_is_told_to_trust_what_was_just_refused():
+    leaf = loaded(trustme.CA().issue_cert("localhost").cert_chain_pems[0])
+    for certificate in (leaf, None):
+        text = explain_distrust(
+            Distrust.UNKNOWN_ISSUER, certificate, "localhost", "a reason", trust_in(leaf)
+        )
+        assert text.startswith("Certificate not trusted: a reason.")
+        assert "Pass ca_file" not in text

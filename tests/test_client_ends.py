@@ -164,6 +164,14 @@ def test_a_system_without_threads_is_a_connect_error(client, hello, monkeypatch)
     assert client.get(hello).text == "hello"
 
 
+def test_without_asyncio_it_says_so(credentials, hello):
+    """As where trio runs."""
+    transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
+    asking = transport.handle_async_request(httpx2.Request("GET", hello))
+    with pytest.raises(httpx2.LocalProtocolError, match="needs a loop of asyncio"):
+        asking.send(None)
+
+
 # The end of the process
 
 SET_UP = """

@@ -22,6 +22,7 @@ import pytest
 import trustme
 from aioquic.h3.connection import ErrorCode
 from aioquic.h3.events import HeadersReceived
+from cryptography import x509
 
 from helpers.certificates import load_or_create
 from helpers.client import AsyncHTTP3Transport, HTTP3Transport
@@ -340,10 +341,28 @@ def test_a_server_hears_that_its_certificate_was_refused(side, server, caplog):
     assert server._listener.connections == []
 
 
+def issuer_of(file):
+    return x509.load_pem_x509_certificate(file.read_bytes()).issuer.rfc4514_string()
+
+
+def test_a_ca_of_another_name_is_named_beside_the_issuer(side, server, credentials, tmp_path):
+    ca_file, _, _ = certificate_files(tmp_path, "localhost")
+    failed = failure(httpx2.ConnectError, side, server.url("/"), ca_file=ca_file)
+    assert str(failed) == (
+        "Certificate not trusted: unable to get local issuer certificate. "
+        f"It was issued by {issuer_of(credentials.cert_file)}, "
+        f"and {ca_file.name} holds {issuer_of(ca_file)}."
+    )
+
+
 def test_another_ca_is_no_better_than_none(side, server, tmp_path):
     other = load_or_create(tmp_path)
     failed = failure(httpx2.ConnectError, side, server.url("/"), ca_file=other.ca_file)
-    assert str(failed).startswith("Certificate not trusted: ")
+    # No word of trusting what was refused.
+    assert str(failed) == (
+        "Certificate not trusted: unable to get local issuer certificate. "
+        f"It was issued by {issuer_of(other.ca_file)}, and ca.pem holds another CA of that name."
+    )
     assert failed.seconds < HANDSHAKE_S
     assert isinstance(failed.cause, ConnectionLost)
 

@@ -149,8 +149,8 @@ def explained(judged):
     def explain(shown, name="localhost", root=ROOT):
         reason = judged(shown, name, root)
         return (
-            explain_distrust(distrust_of(reason), shown.certificate, name, reason),
-            explain_distrust(distrust_of(reason), None, name, reason),
+            explain_distrust(distrust_of(reason), shown.certificate, name, reason, None),
+            explain_distrust(distrust_of(reason), None, name, reason, None),
         )
 
     return explain
@@ -245,7 +245,7 @@ def test_a_common_name_is_no_name(tmp_path, stated):
     files = shown.show(tmp_path)
     ROOT.trust(files.ca_file)
     reason = ours(files, files.ca_file, "localhost")
-    assert explain_distrust(distrust_of(reason), shown.certificate, "localhost", reason) == (
+    assert explain_distrust(distrust_of(reason), shown.certificate, "localhost", reason, None) == (
         "Certificate is for no name, not for 'localhost'."
     )
 

@@ -3,6 +3,7 @@
 from helpers.certificates.credentials import (
     Credentials,
     Distrust,
+    Trust,
     check_ca_file,
     check_key_pair,
     create,
@@ -17,6 +18,7 @@ __all__ = [
     "CertificateFileError",
     "Credentials",
     "Distrust",
+    "Trust",
     "check_ca_file",
     "check_key_pair",
     "create",

@@ -254,13 +254,42 @@ class Distrust(Enum):
     UNKNOWN_ISSUER = "of an issuer that is not trusted"
 
 
+@dataclass(frozen=True)
+class Trust:
+    """Whom a client trusts: the CAs in one file."""
+
+    ca_file: Path
+    certificates: tuple[x509.Certificate, ...]
+
+    def explain(self, certificate: x509.Certificate) -> str:
+        """Return who issued a certificate that was refused, and who would have had to."""
+        if any(_issued(ca, certificate) for ca in self.certificates):
+            return ""  # that was not why
+        issuer = certificate.issuer.rfc4514_string()
+        trusted = [ca.subject.rfc4514_string() for ca in self.certificates]
+        held = "another CA of that name" if issuer in trusted else " and ".join(trusted)
+        return f" It was issued by {issuer}, and {self.ca_file.name} holds {held}."
+
+
+def _issued(ca: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
 def explain_distrust(
-    distrust: Distrust, certificate: x509.Certificate | None, server_name: str, reason: str
+    distrust: Distrust,
+    certificate: x509.Certificate | None,
+    server_name: str,
+    reason: str,
+    trust: Trust | None,
 ) -> str:
     """Return why a client refused a server's certificate, and what to do.
 
     `reason` is what the verification said, `certificate` what the server sent, or None where it is
-    no longer at hand.
+    no longer at hand, `trust` whom the client trusts, None where it trusts the public CAs.
     """
     if distrust is Distrust.EXPIRED:
         until = f" on {_time(certificate.not_valid_after_utc)}" if certificate else ""
@@ -288,7 +317,12 @@ def explain_distrust(
             f"Certificate not accepted: {reason}. A CA above it does not allow it, or it is "
             "damaged: have it issued anew."
         )
-    return f"Certificate not trusted: {reason}. Pass ca_file=... of the CA that issued it."
+    if trust is None:
+        return f"Certificate not trusted: {reason}. Pass ca_file=... of the CA that issued it."
+    # No advice to trust what was refused: whoever is in between would like that.
+    return f"Certificate not trusted: {reason}." + (
+        trust.explain(certificate) if certificate else ""
+    )
 
 
 @dataclass(frozen=True, repr=False)

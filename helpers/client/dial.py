@@ -17,7 +17,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import AlertDescription
 from cryptography.x509 import Certificate
 
-from helpers.certificates import explain_distrust
+from helpers.certificates import Trust, explain_distrust
 from helpers.connection import (
     NOBODY_LISTENS,
     Address,
@@ -45,14 +45,16 @@ async def connect(
     port: int,
     server_name: str,
     new_configuration: Callable[[], QuicConfiguration],
+    trust: Trust | None,
     timeout_s: float,
     asked_at: float,
 ) -> Driver:
     """Return an open connection, from the first address of `host` that answers.
 
-    Its certificate has to be for `server_name`. The loop it is called on runs the connection.
-    Raises httpx2.ConnectError with the reason, or httpx2.ConnectTimeout where nothing answers
-    within `timeout_s` seconds of `asked_at`, on the loop's clock.
+    Its certificate has to be for `server_name`; `trust` explains why one was refused. The loop it
+    is called on runs the connection. Raises httpx2.ConnectError with the reason, or
+    httpx2.ConnectTimeout where nothing answers within `timeout_s` seconds of `asked_at`, on the
+    loop's clock.
     """
     addresses = await _resolve(host, port)
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -69,7 +71,7 @@ async def connect(
             if nobody is None or _weight(error) >= _weight(nobody):
                 nobody = error
         except _HandshakeFailed as failure:
-            raise httpx2.ConnectError(_why(failure, server_name, where)) from failure.lost
+            raise httpx2.ConnectError(_why(failure, server_name, where, trust)) from failure.lost
     kind = httpx2.ConnectTimeout if isinstance(nobody, TimeoutError) else httpx2.ConnectError
     text = f"No HTTP/3 server answered at {where} (UDP) within {timeout_s:g} s. "
     text += "Is the server's cell running?"
@@ -159,13 +161,13 @@ def _give_up(driver: Driver) -> None:
     driver.abandon("given up")
 
 
-def _why(failure: _HandshakeFailed, server_name: str, where: str) -> str:
+def _why(failure: _HandshakeFailed, server_name: str, where: str, trust: Trust | None) -> str:
     lost = failure.lost
     if lost is None or (lost.transport and lost.code == NO_APPLICATION_PROTOCOL):
         return "The server does not speak HTTP/3 (ALPN offered: h3)."
     if lost.transport and lost.code in CERTIFICATE_ALERTS:
         distrust = distrust_of(lost.reason)
-        return explain_distrust(distrust, failure.certificate, server_name, lost.reason)
+        return explain_distrust(distrust, failure.certificate, server_name, lost.reason, trust)
     return f"The handshake with {where} failed. {lost}"
 
 

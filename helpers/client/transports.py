@@ -24,7 +24,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from helpers.background import Background
-from helpers.certificates import check_ca_file
+from helpers.certificates import Trust, check_ca_file
 from helpers.client.blocking import BlockingBody, BlockingStream, CallersBody
 from helpers.client.dial import connect
 from helpers.client.messages import (
@@ -70,10 +70,9 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
         wire: Observer | None = None,
     ) -> None:
         # Read once: the file may be gone, or its path lead elsewhere, when a connection is made.
-        self._ca_pem: bytes | None = None
+        self._trust: Trust | None = None
         if ca_file is not None:
-            trusted = check_ca_file(ca_file)
-            self._ca_pem = b"".join(one.public_bytes(Encoding.PEM) for one in trusted)
+            self._trust = Trust(Path(ca_file), tuple(check_ca_file(ca_file)))
         self._verify = verify
         self._connect_timeout_s = connect_timeout_s
         self._wire = wire
@@ -221,7 +220,9 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
             timeouts = _timeouts(request)
             chosen_s = None if timeouts == NOBODY_CHOSE else timeouts.get("connect")
             timeout_s = self._connect_timeout_s if chosen_s is None else chosen_s
-            driver = await connect(*origin, self._new_configuration, timeout_s, asked_at)
+            driver = await connect(
+                *origin, self._new_configuration, self._trust, timeout_s, asked_at
+            )
             if self._is_closed:  # meanwhile
                 driver.close()
                 driver.abandon("the client was closed")
@@ -271,8 +272,9 @@ class AsyncHTTP3Transport(httpx2.AsyncBaseTransport):
 
     def _new_configuration(self) -> QuicConfiguration:
         configuration = new_configuration(is_client=True, wire=self._wire)
-        if self._ca_pem is not None:
-            configuration.load_verify_locations(cadata=self._ca_pem)
+        if self._trust is not None:
+            pem = b"".join(ca.public_bytes(Encoding.PEM) for ca in self._trust.certificates)
+            configuration.load_verify_locations(cadata=pem)
         if not self._verify:
             configuration.verify_mode = ssl.CERT_NONE
         return configuration
