@@ -218,3 +218,27 @@ def test_a_server_that_stood_still_reads_before_it_looks_at_the_clock(
             stranger.sendto(b"nonsense", ("127.0.0.1", server.port))
         server._background.call(go_on.set)
         assert response.read() == b"still here"
+
+
+def test_a_client_that_stood_still_reads_on(impatient, credentials, server):
+    @server.route("/beats")
+    async def beats(request, response):
+        (connection,) = server._listener.connections
+        connection.quic._idle_timeout = lambda: 60.0
+        await response.write("first")
+        await response.flush()
+        await asyncio.sleep(2 * impatient)
+        for _ in range(100):  # while the client stands still
+            await response.write("more")
+            await response.flush()
+            await asyncio.sleep(impatient / 100)
+        await response.write("last")
+
+    with (
+        httpx2.Client(transport=HTTP3Transport(ca_file=credentials.ca_file)) as client,
+        client.stream("GET", server.url("/beats")) as response,
+    ):
+        chunks = response.iter_raw()
+        assert next(chunks) == b"first"
+        client._transport._background.call(time.sleep, 4 * impatient)
+        assert b"".join(chunks) == 100 * b"more" + b"last"
