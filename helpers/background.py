@@ -35,6 +35,7 @@ class Background:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._has_left = False
 
     @property
     def running(self) -> bool:
@@ -48,7 +49,7 @@ class Background:
         5 s.
         """
         with self._starting:
-            if self._thread is not None:
+            if self._thread is not None or self._has_left:
                 return
             started = threading.Event()
             self._loop, self._thread = _start_thread(self.name, started)
@@ -92,6 +93,8 @@ class Background:
 
     def _usable(self) -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
         loop, thread = self._loop, self._thread  # another thread may stop at any time
+        if self._has_left and threading.current_thread().daemon:
+            threading.Event().wait()  # it ends with the process, just now
         if loop is None or thread is None:
             raise UsageError(f"{self.name!r} is not running. Start it first.")
         if threading.current_thread() is thread:
@@ -158,6 +161,7 @@ class Background:
         Who waits for the loop on another thread is told nothing, since that thread is about to end
         too. Waits for the function, 0.5 s at most.
         """
+        self._has_left = True
         loop, thread = self._loop, self._thread
         self._loop = self._thread = None
         if loop is None or thread is None or not thread.is_alive():

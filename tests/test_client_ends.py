@@ -200,6 +200,14 @@ assert reads.wait(30)
 """
 PROGRAMS = {
     "a thread that reads": READS,
+    "threads that ask": """
+def ask():
+    while True:
+        client.get(server.url("/none"))
+for _ in range(4):
+    threading.Thread(target=ask, daemon=True).start()
+threading.Event().wait(0.2)
+""",
     "a response half read": "r = client.stream('GET', server.url('/endless')).__enter__()",
     "used after it": "import atexit\natexit.register(print)\n" + READS,
 }

@@ -405,7 +405,6 @@ class HTTP3Transport(httpx2.BaseTransport):
 
     def leave(self) -> None:
         """Tell the servers that this process exits, and nobody else; nothing works afterwards."""
-        self._transport.refuse_requests()
         self._background.leave(self._transport.disconnect)
 
 
