@@ -12,9 +12,9 @@ module in it:
 4. client        transports for httpx2; messages: its requests and responses on a stream;
                  blocking: the same for a thread that may wait; dial: connecting, or why not
 5. connection    http3: datagrams and time in, streams out; driver: the loop around it; udp: a
-                 socket that survives a burst; configuration: what both ends share; in
-                 aioquic_inside all that relies on it: quic (slow readers slow down fast writers),
-                 tls, keys, http3, texts
+                 socket that survives a burst; total: what all of a server's connections hold;
+                 configuration: what both ends share; in aioquic_inside all that relies on it: quic
+                 (slow readers slow down fast writers), tls, keys, http3, texts
 6. certificates  credentials: a CA and a certificate of your own; pem: reading such files;
                  extensions: for whom and what for a certificate is
 7. timeline      what arrived when

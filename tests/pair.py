@@ -41,7 +41,8 @@ class Pair:
     sends to the old one is lost. `now` is the time in seconds, `carried` what was sent so far, as
     (from_client, size). `requests` holds (stream, fields) as they arrive at the server, `abandoned`
     the streams whose client left, unless `on_request` and `on_abandoned` take them (see
-    HTTP3Connection). The client trusts anybody, unless `verify_mode` is another.
+    HTTP3Connection). The client trusts anybody, unless `verify_mode` is another; `total` is the
+    server's (see Total).
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Pair:
         on_request=None,
         on_abandoned=None,
         verify_mode=ssl.CERT_NONE,
+        total=None,
     ):
         self.now = 0.0
         self.delay_s = delay_s
@@ -80,6 +82,7 @@ class Pair:
             on_request=on_request or accept,
             on_abandoned=on_abandoned or self.abandoned.append,
             original_id=self.client.quic.original_destination_connection_id,
+            total=total,
         )
         self.client.connect(ADDRESS, self.now)
 

@@ -143,6 +143,8 @@ def serve(cert_file, key_file):
         moved_bytes["/download"] = 0
         running["/download"] += 1
         try:
+            if "wait" in request.query:
+                await request.read()
             for _ in range(int(request.query["mb"]) * MB // len(PIECE)):
                 await response.write(PIECE)
                 moved_bytes["/download"] += len(PIECE)
@@ -225,6 +227,26 @@ def leave_suddenly(ca_file, *urls):
         sys.stdin.read()
 
 
+def read_nothing(url, ca_file, clients, downloads):
+    """Clients that ask for so many downloads each when they are told to, and read none of them."""
+    asyncio.run(_read_nothing(url, ca_file, int(clients), int(downloads)))
+
+
+async def _read_nothing(url, ca_file, clients, downloads):
+    from helpers.client import AsyncHTTP3Transport
+
+    transports = [AsyncHTTP3Transport(ca_file=ca_file) for _ in range(clients)]
+    streams = []
+    for transport in transports:
+        for _ in range(downloads):
+            streams.append(await transport.open_stream("POST", f"{url}/download?mb=2&wait=1"))
+    say(streams=len(streams))
+    await asyncio.to_thread(sys.stdin.readline)
+    for stream in streams:
+        await stream.close()
+    await asyncio.to_thread(sys.stdin.read)
+
+
 def _client(ca_file):
     import httpx2
 
@@ -240,5 +262,6 @@ if __name__ == "__main__":
         "stop_reading_with_curl": stop_reading_with_curl,
         "upload": upload,
         "leave_suddenly": leave_suddenly,
+        "read_nothing": read_nothing,
     }
     PROGRAMS[sys.argv[1]](*sys.argv[2:])

@@ -1,7 +1,8 @@
 """One HTTP/3 connection, the same for both ends.
 
-`http3` is the protocol without any I/O, `driver` the loop around it, `udp` the socket below;
-`aioquic_inside` is the one place that relies on what aioquic does not promise.
+`http3` is the protocol without any I/O, `driver` the loop around it, `udp` the socket below,
+`total` what a server's connections hold; `aioquic_inside` is the one place that relies on what
+aioquic does not promise.
 """
 
 from helpers.connection.aioquic_inside import distrust_of
@@ -13,6 +14,7 @@ from helpers.connection.configuration import (
 )
 from helpers.connection.driver import Driver
 from helpers.connection.http3 import ConnectionState, HTTP3Connection, OnRequest
+from helpers.connection.total import Total
 from helpers.connection.udp import NOBODY_LISTENS, UDPSocket, means_unavailable
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "HTTP3Connection",
     "Observer",
     "OnRequest",
+    "Total",
     "UDPSocket",
     "distrust_of",
     "means_unavailable",

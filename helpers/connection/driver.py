@@ -15,6 +15,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from helpers.clock import Alarm, now_s
 from helpers.connection.configuration import MAX_DATAGRAM_BYTES, Address
 from helpers.connection.http3 import ConnectionState, HTTP3Connection, OnRequest
+from helpers.connection.total import Total
 from helpers.errors import again
 from helpers.stream import Fields, HTTP3Stream
 
@@ -39,6 +40,7 @@ class Driver:
         max_send_bytes: int = MAX_DATAGRAM_BYTES,
         original_id: bytes | None = None,
         retry_id: bytes | None = None,
+        total: Total | None = None,
     ) -> None:
         self.connection = HTTP3Connection(
             configuration,
@@ -49,6 +51,7 @@ class Driver:
             max_send_bytes,
             original_id,
             retry_id,
+            total,
         )
         self._send = send
         self._on_closed = on_closed

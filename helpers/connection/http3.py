@@ -20,6 +20,7 @@ from cryptography.x509 import Certificate
 
 from helpers.connection.aioquic_inside import HTTP3Layer, QUICLayer
 from helpers.connection.configuration import MAX_DATAGRAM_BYTES, Address
+from helpers.connection.total import SMALL_PIECE_BYTES, Total
 from helpers.errors import (
     ClientDisconnected,
     ConnectionLost,
@@ -30,7 +31,7 @@ from helpers.errors import (
     again,
     describe_code,
 )
-from helpers.stream import Fields, Half, HTTP3Stream, SendingHalf
+from helpers.stream import MAX_DATA_FRAME_BYTES, Fields, Half, HTTP3Stream, SendingHalf
 
 logger = logging.getLogger("helpers.connection")
 
@@ -72,8 +73,8 @@ class HTTP3Connection:
     `on_abandoned(stream)` where its client will not read on or was refused,
     `on_connection_id(id, is_ours)` where this end begins or ceases to answer to a connection ID.
     `max_send_bytes` is the longest datagram that can be sent; `original_id` and `retry_id` are
-    QUICLayer's. Times are in seconds of a clock of the caller's, who may be on any thread, always
-    the same one.
+    QUICLayer's; `total` counts what is held, of other connections too. Times are in seconds of a
+    clock of the caller's, who may be on any thread, always the same one.
 
     `lost` says why the connection ended, None while it has not; `goaway_id` from which stream on a
     server refuses requests (RFC 9114 section 5.2), None where it takes all; `streams` holds the
@@ -90,6 +91,7 @@ class HTTP3Connection:
         max_send_bytes: int = MAX_DATAGRAM_BYTES,
         original_id: bytes | None = None,
         retry_id: bytes | None = None,
+        total: Total | None = None,
     ) -> None:
         self.is_client = configuration.is_client
         self.state = ConnectionState.CONNECTING
@@ -107,9 +109,8 @@ class HTTP3Connection:
         self.quic = QUICLayer(configuration, self._unread_bytes, original_id, retry_id)
         self._http = HTTP3Layer(self.quic)
         self._speaks_http = False
-        # Two methods of a Carrier, which are others' as they stand.
-        self.may_write = self.quic.may_write
-        self.flush = on_output
+        self._total = total or Total()
+        self.flush = on_output  # a method of a Carrier, which is another's as it stands
         self.host_id = self.quic.host_cid
         self._received_bytes = 0
         self._has_written = False
@@ -148,6 +149,7 @@ class HTTP3Connection:
             return
         try:
             self.quic.receive_datagram(data, address, now=now)
+            self._total.may_have_less(self)
             self._received_bytes += len(data)
             if self._received_bytes % LOAD_CHECK_BYTES < len(data):
                 self.quic.limit_load()
@@ -444,6 +446,7 @@ class HTTP3Connection:
     def send_data(self, stream_id: int, data: bytes) -> None:
         """Write one DATA frame; it leaves with the next `flush`."""
         self._http.send_data(stream_id, data, end_stream=False)
+        self._total.add(self, len(data))
         self._has_written = True
 
     def send_fields(self, stream_id: int, fields: Fields, end_stream: bool) -> None:
@@ -502,6 +505,22 @@ class HTTP3Connection:
         """Let the peer send more where the reader has made room for it."""
         if self.lost is None and self.quic.grant_due(stream_id):
             self._on_output(False)
+
+    # ---- the total
+
+    def held_bytes(self) -> int:
+        """Return how much was written that the peer has not acknowledged."""
+        return self.quic.held_bytes()
+
+    def may_write(self, stream_id: int) -> bool:
+        """Return whether so much of a stream has left and was acknowledged that it takes more."""
+        if self._total.is_exceeded():
+            return self.quic.unacknowledged_bytes(stream_id) <= SMALL_PIECE_BYTES
+        return self.quic.may_write(stream_id)
+
+    def piece_bytes(self) -> int:
+        """Return how much a stream takes at once."""
+        return SMALL_PIECE_BYTES if self._total.is_exceeded() else MAX_DATA_FRAME_BYTES
 
     # ---- requests
 
@@ -597,19 +616,15 @@ class HTTP3Connection:
         if self.state is not ConnectionState.CLOSED:
             self.state = ConnectionState.CLOSED
             self._on_output(False)
+            self._total.forget(self)
             self._let_go()
 
     def _let_go(self) -> None:
         """Hold nothing that holds this connection, so that it is freed without a collection."""
         self._on_output = self.flush = _nothing
         self._on_request = self._on_abandoned = self._on_connection_id = None
-        self.may_write = _always
         self.quic.dismantle()
 
 
 def _nothing(now: bool) -> None:
     """What a closed connection has to send."""
-
-
-def _always(stream_id: int) -> bool:
-    return True

@@ -23,6 +23,7 @@ from helpers.connection import (
     Driver,
     HTTP3Connection,
     OnRequest,
+    Total,
     UDPSocket,
     means_unavailable,
 )
@@ -66,6 +67,7 @@ class Listener:
         self._ids: dict[Driver, set[bytes]] = {}
         self._endpoints: dict[Driver, UDPSocket] = {}
         self._tokens = Tokens()
+        self._total = Total()
 
     @property
     def connections(self) -> list[HTTP3Connection]:
@@ -171,6 +173,7 @@ class Listener:
             max_send_bytes=endpoint.max_send_bytes,
             original_id=original_id or header.destination_cid,
             retry_id=header.destination_cid if original_id else None,
+            total=self._total,
         )
         self._ids[driver] = set()
         self._endpoints[driver] = endpoint

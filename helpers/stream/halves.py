@@ -65,6 +65,7 @@ class Carrier(Protocol):
     def send_datagram(self, stream_id: int, payload: bytes) -> None: ...
     def max_datagram_bytes(self, stream_id: int) -> int: ...
     def may_write(self, stream_id: int) -> bool: ...
+    def piece_bytes(self) -> int: ...
     def wake_when_acknowledged(self, half: "SendingHalf") -> None: ...
     def data_was_read(self, stream_id: int) -> None: ...
 
@@ -183,18 +184,19 @@ class SendingHalf(_OneWay):
     async def write(self, data: bytes) -> None:
         """Write one DATA frame (RFC 9114 section 7.2.1), or several above 256 KiB; see `flush`.
 
-        Waits as `wait` does, before each.
+        Waits as `wait` does, before each. They are smaller where the connections of this server
+        hold much already (helpers/connection/total.py).
         """
-        if len(data) <= MAX_DATA_FRAME_BYTES:
-            await self.wait()
-            if data and not self._discards_data:
-                self._carrier.send_data(self.stream_id, data)
-            return
-        view = memoryview(data)
-        for start in range(0, len(view), MAX_DATA_FRAME_BYTES):
+        await self.wait()
+        start = 0
+        while start < len(data):
             if start:
                 self._carrier.flush(now=False)
-            await self.write(bytes(view[start : start + MAX_DATA_FRAME_BYTES]))
+                await self.wait()
+            piece = data[start : start + self._carrier.piece_bytes()]
+            if not self._discards_data:
+                self._carrier.send_data(self.stream_id, piece)
+            start += len(piece)
 
     def write_header(self, fields: Fields, end_stream: bool = False) -> None:
         """Write a header section (HEADERS frame, RFC 9114 section 7.2.2), with FIN if asked."""

@@ -157,7 +157,7 @@ class QUICLayer(QuicConnection):
         sender = self._streams[stream_id].sender
         return (
             sender._buffer_stop - sender.highest_offset <= UNSENT_LIMIT_BYTES
-            and sum(map(self.unacknowledged_bytes, self._streams)) <= UNACKNOWLEDGED_LIMIT_BYTES
+            and self.held_bytes() <= UNACKNOWLEDGED_LIMIT_BYTES
         )
 
     def unacknowledged_bytes(self, stream_id: int) -> int:
@@ -165,6 +165,10 @@ class QUICLayer(QuicConnection):
         # The sender's buffer holds what is not acknowledged.
         stream = self._streams.get(stream_id)
         return stream.sender._buffer_stop - stream.sender._buffer_start if stream else 0
+
+    def held_bytes(self) -> int:
+        """Return the same of all streams together."""
+        return sum(map(self.unacknowledged_bytes, self._streams))
 
     def has_unacknowledged_data(self) -> bool:
         """Return whether any request stream has data or a FIN that the peer has not acknowledged.
