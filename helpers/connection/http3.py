@@ -8,6 +8,7 @@ large, keeping an idle peer apart from a dead one, GOAWAY.
 """
 
 import logging
+import math
 import weakref
 from collections.abc import Callable
 from enum import Enum
@@ -51,7 +52,10 @@ GONE_AFTER_PROBE_TIMEOUTS = 15
 # then less and less often.
 CLIENT_ASKS_AFTER_S = 0.5
 HANDSHAKE_TIMEOUT_S = 10.0  # however talkative the peer is
+HEADER_TIMEOUT_S = 10.0  # from the first byte of a request to the last of its header
 LOAD_CHECK_BYTES = 16 * 1024  # after each so many, what a peer costs is looked at
+
+STREAM_EVENTS = quic_events.StreamDataReceived | quic_events.StreamReset
 
 OnRequest = Callable[[HTTP3Stream, Fields, Address], None]
 
@@ -118,6 +122,8 @@ class HTTP3Connection:
         # Streams whose header is too large, while their peer still writes.
         self._refused: set[int] = set()
         self._last_request_id = -4
+        # When those requests began whose header is not complete, by stream ID, the oldest first.
+        self._headers_begun: dict[int, float] = {}
         self._waiting_writers: set[SendingHalf] = set()
         self._last_words: list[tuple[bytes, Address]] = []
         self._begun_at: float | None = None
@@ -191,10 +197,12 @@ class HTTP3Connection:
         if self.state is ConnectionState.CLOSED:
             return None
         deadline = self.quic.get_timer()
-        if self._silent_since is None or self.lost is not None:
+        if self.lost is not None or (self._silent_since is None and not self._headers_begun):
             return deadline
-        ask_at = self._ask_at(self._silent_since)
-        return ask_at if deadline is None else min(deadline, ask_at)
+        ours = self._headers_are_due_at()
+        if self._silent_since is not None:
+            ours = min(ours, self._ask_at(self._silent_since))
+        return ours if deadline is None else min(deadline, ours)
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due: what `next_timeout` said has come; harmless before."""
@@ -202,6 +210,8 @@ class HTTP3Connection:
             return
         if self._silent_since is not None and now >= self._ask_at(self._silent_since):
             self._ask_for_a_sign_of_life(now)
+        if self.lost is None:
+            self._refuse_late_headers(now)
         deadline = self.quic.get_timer()
         if deadline is not None and now >= deadline:
             try:
@@ -259,6 +269,29 @@ class HTTP3Connection:
         """Return how long a peer that was asked for a sign of life may take, in seconds."""
         return GONE_AFTER_PROBE_TIMEOUTS * self.quic.probe_timeout_s()
 
+    def _watch_header(self, event: quic_events.QuicEvent) -> None:
+        """Note that a request has begun whose header is not complete, or that it is now."""
+        if self.is_client or not isinstance(event, STREAM_EVENTS) or event.stream_id % 4:
+            return
+        is_over = isinstance(event, quic_events.StreamReset) or event.end_stream
+        if not is_over and self._http.awaits_header(event.stream_id):
+            self._headers_begun.setdefault(event.stream_id, self._received_at)
+        else:
+            self._headers_begun.pop(event.stream_id, None)
+
+    def _headers_are_due_at(self) -> float:
+        return next(iter(self._headers_begun.values()), math.inf) + HEADER_TIMEOUT_S
+
+    def _refuse_late_headers(self, now: float) -> None:
+        while now >= self._headers_are_due_at():
+            stream_id = next(iter(self._headers_begun))
+            del self._headers_begun[stream_id]
+            logger.info("The header on stream %d took more than %g s", stream_id, HEADER_TIMEOUT_S)
+            self.send_reset(stream_id, ErrorCode.H3_REQUEST_INCOMPLETE)
+            self.send_stop(stream_id, ErrorCode.H3_REQUEST_INCOMPLETE)
+            self._http.forget(stream_id, both=True)
+            self._refused.add(stream_id)
+
     def ping(self) -> int:
         """Ask the peer for a sign of life; `was_answered` tells of the number that is returned."""
         self._pings_sent += 1
@@ -284,7 +317,8 @@ class HTTP3Connection:
                 http_events = self._http.handle_event(event)
             except HeaderTooLarge as error:
                 self._refuse_header(error, getattr(event, "end_stream", False))
-                continue
+                http_events = []
+            self._watch_header(event)
             for http_event in http_events:
                 self._handle_http_event(http_event)
         if self.is_client and self._http.goaway_id != self.goaway_id:

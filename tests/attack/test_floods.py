@@ -11,7 +11,7 @@ from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
 
 from helpers.client import HTTP3Transport
 from helpers.connection import ConnectionState, HTTP3Connection
-from helpers.connection.http3 import HANDSHAKE_TIMEOUT_S
+from helpers.connection.http3 import HANDSHAKE_TIMEOUT_S, HEADER_TIMEOUT_S
 from helpers.server import listener
 from tests.attack.conftest import AT_ONCE_S
 from tests.attack.tools import (
@@ -98,6 +98,29 @@ def test_a_handshake_that_is_kept_alive_is_given_up(credentials):
     (last_words,) = server.datagrams_to_send(now)  # CONNECTION_CLOSE
     assert last_words[1] == ADDRESS
     assert server.datagrams_to_send(now) == []
+
+
+def test_a_header_that_dribbles_in_is_given_up(credentials):
+    """Each of its bytes is a sign of life; other requests of the connection go on."""
+    pair = Pair(credentials).connect()
+    quic = pair.client.quic
+    content = b"\1\x40\xff" + bytes(300)  # a HEADERS frame of 255 bytes begins
+    dribbling = 0
+    quic.send_stream_data(dribbling, content[:1])
+    for at in range(1, 100):
+        if quic.is_stopped(dribbling):
+            break
+        quic.send_stream_data(dribbling, content[at : at + 1])
+        pair.client.flush(True)
+        pair.pass_time(0.5)
+    assert HEADER_TIMEOUT_S - 1 <= at * 0.5 <= HEADER_TIMEOUT_S + 1
+    assert pair.server.lost is None
+    assert pair.requests == []
+    pair.request()
+    pair.pass_time(0.1)
+    assert [stream.stream_id for stream, _ in pair.requests] == [4]
+    pair.pass_time(2 * HEADER_TIMEOUT_S)
+    assert not pair.server._headers_begun
 
 
 # ---- datagrams that are none

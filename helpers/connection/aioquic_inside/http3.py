@@ -136,6 +136,11 @@ class HTTP3Layer(H3Connection):
             if stream.is_ended():
                 del self._stream[stream_id]
 
+    def awaits_header(self, stream_id: int) -> bool:
+        """Return whether something has come on a stream, and no whole header yet."""
+        stream = self._stream.get(stream_id)
+        return stream is not None and stream.headers_recv_state is HeadersState.INITIAL
+
     def buffered_bytes(self, stream_id: int) -> int:
         """Return how much of an incomplete frame this layer holds for a stream."""
         stream = self._stream.get(stream_id)
