@@ -14,6 +14,7 @@ import pytest
 
 from helpers.connection import udp
 from helpers.connection.udp import (
+    CLIENT_DATAGRAMS_PER_TURN,
     DATAGRAMS_PER_TURN,
     NOBODY_LISTENS,
     SOCKET_BUFFER_BYTES,
@@ -139,6 +140,27 @@ async def test_a_burst_is_taken_whole_while_others_get_their_turns(bound, inbox,
             await asyncio.sleep(0)
     in_each = [turns.count(number) for number in sorted(set(turns))]
     assert in_each == [DATAGRAMS_PER_TURN] * 5
+
+
+async def test_a_clients_datagrams_are_taken_a_few_at_a_time(inbox, plain):
+    turn, turns = 0, []
+
+    def count():
+        nonlocal turn
+        turn += 1
+        if len(turns) < 20:
+            asyncio.get_running_loop().call_soon(count)
+
+    with contextlib.closing(await connect(inbox, plain.getsockname())) as endpoint:
+        endpoint.deliver(lambda data, address: turns.append(turn))
+        for _ in range(20):
+            plain.sendto(b"x", endpoint.address)
+        count()
+        async with asyncio.timeout(WAIT_S):
+            while len(turns) < 20:  # noqa: ASYNC110 - the socket calls, and no more
+                await asyncio.sleep(0)
+    in_each = [turns.count(number) for number in sorted(set(turns))]
+    assert in_each == [CLIENT_DATAGRAMS_PER_TURN, CLIENT_DATAGRAMS_PER_TURN, 4]
 
 
 async def test_the_kernel_keeps_a_burst_for_a_loop_that_is_late(bound, inbox, plain):
@@ -373,3 +395,14 @@ async def test_a_burst_goes_on_after_an_error_in_it(other_system, inbox, plain):
             plain.sendto(data, endpoint.address)
         endpoint.datagram_received(b"first", plain.getsockname())
         assert inbox.datagrams == [b"first", b"second", b"third"]
+
+
+async def test_a_client_hears_amid_a_burst_that_nobody_listens(other_system, inbox, plain):
+    """The system says it once: who takes that with the datagrams passes it on."""
+    other_system.fails["recvfrom"] = {2: ConnectionRefusedError()}
+    with contextlib.closing(await connect(inbox, plain.getsockname())) as endpoint:
+        for data in (b"second", b"third"):
+            plain.sendto(data, endpoint.address)
+        endpoint.datagram_received(b"first", plain.getsockname())
+        assert inbox.datagrams == [b"first", b"second", b"third"]
+        assert isinstance(inbox.errors.get_nowait(), ConnectionRefusedError)
