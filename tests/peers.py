@@ -170,11 +170,13 @@ def serve(cert_file, key_file):
         sys.stdin.read()
 
 
-def stop_reading(url, ca_file):
-    """Our client: reads one chunk, stops until it is told to go on, reads the rest."""
+def stop_reading(url, ca_file, after_mb="0"):
+    """Our client: reads so much, one chunk at least, stops until told to go on, reads the rest."""
     with _client(ca_file) as client, client.stream("GET", url) as response:
         chunks = response.iter_raw()
         read_bytes = len(next(chunks))
+        while read_bytes < int(after_mb) * MB:
+            read_bytes += len(next(chunks))
         say(read_bytes=read_bytes)
         sys.stdin.readline()
         for chunk in chunks:
@@ -183,18 +185,20 @@ def stop_reading(url, ca_file):
         sys.stdin.read()
 
 
-def stop_reading_with_curl(url, ca_file):
-    """curl: reads one chunk and pauses; its connection lives on."""
+def stop_reading_with_curl(url, ca_file, after_mb="0"):
+    """curl: reads so much, one chunk at least, and pauses; its connection lives on."""
     from curl_cffi import Curl, CurlHttpVersion, CurlOpt
     from curl_cffi.curl import CURL_WRITEFUNC_PAUSE
 
-    first = threading.Event()
+    read_bytes = 0
 
     def on_chunk(chunk):
-        if first.is_set():
+        nonlocal read_bytes
+        if read_bytes and read_bytes >= int(after_mb) * MB:
             return CURL_WRITEFUNC_PAUSE
-        first.set()
-        say(read_bytes=len(chunk))
+        read_bytes += len(chunk)
+        if read_bytes >= int(after_mb) * MB:
+            say(read_bytes=read_bytes)
         return len(chunk)
 
     curl = Curl()
