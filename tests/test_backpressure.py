@@ -61,8 +61,8 @@ def test_200_mb_for_a_reader_that_stopped_stay_with_the_handler(
         now = progress()
         written_mb = now["moved_bytes"]["/download"] / MB
         print(
-            f"{reader}: read {read_mb:.2f} MB of {after_mb + UNREAD_MB}; the handler wrote {written_mb:.1f} "
-            f"MB, the server grew by {growth.mb(serving):.1f} MB, "
+            f"{reader}: read {read_mb:.2f} MB of {after_mb + UNREAD_MB}; the handler wrote "
+            f"{written_mb:.1f} MB, the server grew by {growth.mb(serving):.1f} MB, "
             f"the reader by {reader_growth.mb(stopped):.1f} MB"
         )
         assert now["running"]["/download"] == 1
