@@ -106,7 +106,9 @@ async def _one(
         elif isinstance(players, str):
             result = await run_import(players)
         else:
-            result = await run_pair(files, *players, measurement.workload, parameters)
+            result = await run_pair(
+                files, *players, measurement.workload, parameters, measurement.line
+            )
     except MeasurementFailed as error:
         _show("")
         print(f"{label}: {error}", file=sys.stderr)

@@ -6,13 +6,15 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import psutil
 import trustme
+
+from helpers.link import Link
 
 ROOT = Path(__file__).parent.parent.parent
 READY_TIMEOUT_S = 20.0
@@ -46,11 +48,17 @@ def make_certificates(directory: Path) -> Certificates:
 
 
 async def run_pair(
-    files: Certificates, server: str, client: str, workload: str, parameters: dict
+    files: Certificates,
+    server: str,
+    client: str,
+    workload: str,
+    parameters: dict,
+    line: dict[str, float],
 ) -> dict[str, float]:
     """Return the figures of one workload between a new server and a new client process.
 
-    They go with those that the server gives of its start. Raises MeasurementFailed.
+    They go with those that the server gives of its start. Where there is a `line`, a Link with
+    these conditions is between the two. Raises MeasurementFailed.
     """
     cores = _cores()
     async with _process(
@@ -58,11 +66,12 @@ async def run_pair(
     ) as serving:
         started = await serving.answer(READY_TIMEOUT_S)
         port = started.pop("port")
-        async with _process(
-            "-m", "tests.bench.workloads", workload, client, port, files.ca_file,
-            json.dumps(parameters), core=cores[-1],
-        ) as working:  # fmt: skip
-            return started | await working.answer(CLIENT_TIMEOUT_S)
+        with Link(port, **line) if line else nullcontext() as link:
+            async with _process(
+                "-m", "tests.bench.workloads", workload, client, link.port if link else port,
+                files.ca_file, json.dumps(parameters), core=cores[-1],
+            ) as working:  # fmt: skip
+                return started | await working.answer(CLIENT_TIMEOUT_S)
 
 
 async def run_import(modules: str) -> dict[str, float]:

@@ -31,7 +31,8 @@ CURL_AND_AIOQUIC = {side: CURL_CLIENT[side] for side in ("ours", "aioquic")}
 class Measurement:
     """A workload and its parameters for each side; `tiny` changes them to the smallest size.
 
-    A slow measurement is made in the first `rounds` rounds only.
+    A slow measurement is made in the first `rounds` rounds only. Where there is a `line`, that is
+    what lies between the two: the conditions of a `helpers.link.Link`.
     """
 
     sides: dict[str, Side]
@@ -39,6 +40,7 @@ class Measurement:
     parameters: dict[str, object] = field(default_factory=dict)
     tiny: dict[str, object] = field(default_factory=dict)
     rounds: int = 3
+    line: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,18 @@ STREAMS_30X30 = Measurement(
     {"count": 2, "streams_each": 2},
     rounds=2,
 )
+ROUND_TRIPS_MS = (20, 50, 100, 200)
+
+
+def _far(sides: dict[str, Side], size_bytes: int, **line: float) -> Measurement:
+    return Measurement(
+        sides, "upload", {"size_bytes": size_bytes}, {"size_bytes": 100_000}, rounds=2, line=line
+    )
+
+
+DISTANCE = {ms: _far(AND_AIOQUIC, 10_000_000, delay_ms=ms / 2) for ms in ROUND_TRIPS_MS}
+DISTANCE_CURL = {ms: _far(CURL_AND_AIOQUIC, 10_000_000, delay_ms=ms / 2) for ms in ROUND_TRIPS_MS}
+LOSS = _far(AND_AIOQUIC, 2_000_000, delay_ms=10, loss=0.01)
 STREAM_COST = Measurement(
     AND_AIOQUIC,
     "stream_cost",
@@ -140,6 +154,26 @@ OF_DOWNLOAD = {"against": "download_mb_per_s"} | UP
 ALONE = {"against": None}
 SYNC = {"ours": "ours, sync"}
 
+
+def _both_ways(name: str, title: str, measurement: Measurement) -> list[Row]:
+    """One body down and one up, on one connection."""
+    down, up = "download_mb_per_s", "mb_per_s"
+    return [
+        Row(f"{name}-down", f"{title}, down", measurement, down, "MB/s", 1, **UP),
+        Row(f"{name}-up", f"{title}, up", measurement, up, "MB/s", 1, **UP),
+    ]
+
+
+FAR_ROWS = [
+    row
+    for ms in ROUND_TRIPS_MS
+    for name, who, measurement in (
+        (f"distance-{ms}", "", DISTANCE[ms]),
+        (f"distance-{ms}-curl", ", curl", DISTANCE_CURL[ms]),
+    )
+    for row in _both_ways(name, f"{ms} ms away{who}", measurement)
+] + _both_ways("distance-loss", "20 ms away, 1 % lost", LOSS)
+
 ROWS = [
     Row("download", "40 MiB body", DOWNLOAD, "mb_per_s", "MB/s", 4, **UP),
     Row(
@@ -148,6 +182,7 @@ ROWS = [
     Row("download-curl", "40 MiB body, curl reads", DOWNLOAD_CURL, "mb_per_s", "MB/s", 4, **UP),
     Row("upload", "40 MiB upload, to download", UPLOAD, "mb_per_s", "MB/s", 0.8, **OF_DOWNLOAD),
     Row("both", "both at once, to download", BOTH, "mb_per_s", "MB/s", 0.8, **OF_DOWNLOAD),
+    *FAR_ROWS,
     Row("ticks-p50", "chunk every ms, delivery p50", TICKS, "p50_us", "us", 1.0),
     Row("ticks-p99", "chunk every ms, delivery p99", TICKS, "p99_us", "us", 1.0),
     Row("ticks-sync-p50", "chunk every ms, notebooks', p50", TICKS, "p50_us", "us", 1.3, **SYNC),
