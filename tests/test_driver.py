@@ -121,3 +121,20 @@ async def test_a_connection_that_is_given_up_while_it_sends_leaves_no_timer():
     assert closed == [driver]
     assert driver.connection.state is ConnectionState.CLOSED
     assert all(timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)
+
+
+@pytest.mark.anyio
+async def test_who_waits_for_the_last_acknowledgement_looks_whenever_something_happened():
+    driver = Driver(new_configuration(is_client=True), lambda data, address: None, lambda: None)
+    busy = True
+    driver.connection.is_busy = lambda: busy
+    draining = asyncio.create_task(driver.drain())
+    for _ in range(2):
+        driver.flush(False)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not draining.done()
+    busy = False
+    driver.flush(False)
+    await asyncio.wait_for(draining, 10)
+    driver.abandon("the test is over")

@@ -216,6 +216,12 @@ class Driver:
 
     # ---- the end
 
+    async def drain(self) -> None:
+        """Wait until streams that were taken over are closed and all data is acknowledged."""
+        while self.connection.is_busy():
+            self._changed.clear()
+            await self._changed.wait()
+
     def close(self) -> None:
         """Close the connection at once (CONNECTION_CLOSE); streams still open are lost."""
         self.transmit()  # what was written or reset just now

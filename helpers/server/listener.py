@@ -39,8 +39,6 @@ LOOPBACK_ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 # With port 0 the second address may find the first one's port taken; then both try another.
 PORT_ATTEMPTS = 10
 MIN_FIRST_DATAGRAM_BYTES = 1200  # RFC 9000 section 14.1: a client pads its first packet
-# aioquic has no event for an acknowledgement, so the short wait at the end of a server polls.
-DRAIN_POLL_S = 0.005
 # A handshake costs 115 KB until it is done or given up. Whoever comes while so many are under way
 # first shows, with a token, that it is where it says it is (RFC 9000 section 8.1.2).
 RETRY_ABOVE = 256
@@ -206,12 +204,12 @@ class Listener:
 
         Gives up after `timeout_s` seconds: a client that stopped reading acknowledges nothing.
         """
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while any(connection.is_busy() for connection in self.connections):
-            if asyncio.get_running_loop().time() >= deadline:
-                logger.info("Some streams were not done within %g s", timeout_s)
-                return
-            await asyncio.sleep(DRAIN_POLL_S)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while busy := [d for d in self._ids if d.connection.is_busy()]:
+                    await busy[0].drain()
+        except TimeoutError:
+            logger.info("Some streams were not done within %g s", timeout_s)
 
     def close(self) -> None:
         """Close every connection (CONNECTION_CLOSE) and the sockets."""
