@@ -225,8 +225,11 @@ class QUICLayer(QuicConnection):
             self._granted_at[stream_id] = self._now
             if since <= KEEPS_UP_ROUND_TRIPS * self._round_trip_s:
                 self._grow_window(stream)
+        else:
+            self._windows.clear()  # the first round trips of a busy machine are long
         read = stream.receiver._buffer_start - self._unread_bytes(stream_id)
-        stream.max_stream_data_local = read + self._window_bytes(stream)
+        limit = read + self._window_bytes(stream)
+        stream.max_stream_data_local = max(stream.max_stream_data_local, limit)
 
     def _forget_ended_windows(self) -> None:
         for ended in self._granted_at.keys() - self._streams.keys():
