@@ -232,13 +232,26 @@ def _run_loop(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None
     asyncio.set_event_loop(loop)
     try:
         loop.call_soon(started.set)
-        loop.run_forever()
+        _run_until_stopped(loop)
         loop.run_until_complete(_cancel_all())
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())  # getaddrinfo's threads
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def _run_until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop; a task that calls exit() ends itself alone, and whoever awaits it is told.
+
+    asyncio hands SystemExit on to the one who runs the loop, as the end of a program of one thread.
+    """
+    while True:
+        try:
+            loop.run_forever()
+        except SystemExit:
+            continue
+        return
 
 
 async def _cancel_all() -> None:

@@ -278,3 +278,16 @@ def test_stop_does_not_wait_for_a_task_that_refuses_to_end(background):
     assert time.monotonic() - started < WAIT_S / 2
     assert not thread.is_alive()
     stubborn.forget()
+
+
+def test_a_task_that_exits_ends_itself_alone(background):
+    async def leave():
+        raise SystemExit(3)
+
+    async def start_and_wait():
+        task = asyncio.create_task(leave())
+        await asyncio.wait([task])
+        return task.exception()
+
+    assert background.run(start_and_wait()).code == 3
+    assert background.run(asyncio.sleep(0, "it runs on")) == "it runs on"
