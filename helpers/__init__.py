@@ -23,7 +23,7 @@ module in it:
 9. link          a line with distance and loss between the two: line: what happens on it, relay: its
                  sockets
 10. checks       the exercises: certificates, buffered_stream, takeover_stream; run: an answer is
-                 run, trial: what was seen, verdict: what to say
+                 run, trial: what was seen, witness: what it kept to itself, verdict: what to say
 
 background (a loop on a thread), clock (time as QUIC needs it), errors and display (style: colours,
 table: rows) serve all of them. preflight looks whether this machine can run them (environment:

@@ -234,7 +234,7 @@ def test_broken_off_right():
     [
         (taken_over(close), "takes them for the whole body"),
         (handler(flush_after=[0, 1, 2], lines=LINES[:3], sleep_s=0), "takes them for the whole"),
-        (taken_over(reset, lines=LINES[:1]), "before it 1 lines, not 3"),
+        (taken_over(reset, lines=LINES[:1]), "before it 1 line, not 3"),
         (taken_over(reset, lines=[]), "before it 0 lines, not 3"),
     ],
 )
@@ -539,7 +539,7 @@ def test_a_reader_that_does_not_end_is_ended(impatient):
         while True:
             pass
 
-    assert "your reader has 0 of" in text(check_slow_reader(spin), State.WRONG)
+    assert "it has 0 of 6291456 bytes and goes on" in text(check_slow_reader(spin), State.WRONG)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a program cannot interrupt itself there")

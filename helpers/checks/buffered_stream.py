@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 import httpx2
 
 from helpers.checks.run import is_stub, run, try_answer
-from helpers.checks.verdict import Verdict, solved, unsolved, wrong
+from helpers.checks.verdict import Verdict, never_raises, shown, solved, unsolved, wrong
 from helpers.exchange import Request, Response
 from helpers.server import Handler
 from helpers.wire import WireLog
@@ -26,6 +26,7 @@ MAX_PROBED_BYTES = 64 * 1024
 ARRIVAL_TIMEOUT_S = 30.0
 
 
+@never_raises
 def check_pairs(handler: Handler) -> Verdict:
     """Say whether the ten lines leave as one alone, four pairs and one alone."""
     wire = WireLog()
@@ -35,18 +36,20 @@ def check_pairs(handler: Handler) -> Verdict:
     if isinstance(trial, Verdict):
         return trial
     if why := trial.trouble() or trial.differs_from(LINES):
-        return wrong(why)
+        return trial.verdict(why)
     rows = [row for row in wire.frames(0) if row["sender"] == "server" and row["frame"] == "DATA"]
     counts = _lines_in_each([row["length"] for row in rows], trial.body)
     if counts != [1, 2, 2, 2, 2, 1]:
-        return wrong(f"The DATA frames hold {_sum(counts)} lines. {_why_no_pairs(counts)}")
+        why = f"The DATA frames hold {_sum(counts)} lines. {_why_no_pairs(counts)}"
+        return trial.verdict(why)
     gaps_ms = [after["time_ms"] - before["time_ms"] for before, after in pairwise(rows)]
     if statistics.median(gaps_ms) < 40:
-        return wrong(
+        return trial.verdict(
             f"The frames are right, {_sum(counts)} lines, but all leave at once. The source makes "
             "a line every 100 ms: `await asyncio.sleep(0.1)` after each."
         )
-    return solved(f"Six DATA frames with {_sum(counts)} lines, and one after the other.")
+    shown = f"Six DATA frames with {_sum(counts)} lines, and one after the other."
+    return trial.verdict(None, shown)
 
 
 def _lines_in_each(sizes_bytes: Sequence[int], body: bytes) -> list[int]:
@@ -71,6 +74,7 @@ def _why_no_pairs(counts: list[int]) -> str:
     return "The first line leaves alone, as it should; the others should leave two by two."
 
 
+@never_raises
 def check_largest_write(size_bytes: int) -> Verdict:
     """Say whether this is the largest single write that waits in the buffer for `flush`."""
     if is_stub(size_bytes):
@@ -79,9 +83,9 @@ def check_largest_write(size_bytes: int) -> Verdict:
             "Halve the interval until one byte makes the difference."
         )
     if not isinstance(size_bytes, int) or isinstance(size_bytes, bool):
-        return wrong(f"A number of bytes is an int, not {size_bytes!r}.")
+        return wrong(f"A number of bytes is an int, not {shown(size_bytes)}.")
     if not 0 <= size_bytes < MAX_PROBED_BYTES:
-        return wrong(f"{size_bytes} is out of range: look between 0 and {MAX_PROBED_BYTES}.")
+        return wrong(f"{shown(size_bytes)} is out of range: look between 0 and {MAX_PROBED_BYTES}.")
     if _leaves_without_flush(size_bytes):
         return wrong(
             f"{size_bytes} bytes leave at once: a client has them before the handler returns. The "
@@ -113,6 +117,7 @@ def _leaves_without_flush(size_bytes: int) -> bool:
     return left == [True]
 
 
+@never_raises
 def check_progress_feed(handler: Handler) -> Verdict:
     """Say whether httpx2 reads rising `progress` events up to 100, then `done`, one by one."""
     events: list[tuple[float, httpx2.ServerSentEvent]] = []
@@ -131,28 +136,32 @@ def check_progress_feed(handler: Handler) -> Verdict:
     if isinstance(trial, Verdict):
         return trial
     if why := trial.trouble():
-        return wrong(why)
+        return trial.verdict(why)
     if refusals:
-        return wrong(
+        return trial.verdict(
             f"httpx2 says: {refusals[0]} A browser refuses it too. Set it before the first write: "
             'response.write_header(200, {"content-type": "text/event-stream"}).'
         )
-    if why := _why_no_feed([event for _, event in events], trial.size_bytes):
-        return wrong(why)
+    if why := _why_no_feed([event for _, event in events], trial.body):
+        return trial.verdict(why)
     gaps_s = [after - before for (before, _), (after, _) in pairwise(events)]
     if statistics.median(gaps_s) < 0.02:
-        return wrong(
+        return trial.verdict(
             f"All {len(events)} events are right, but they come at the same moment, when it is all "
             "over. `flush` after each event, and sleep between them."
         )
-    return solved(f"httpx2 reads {len(events)} events, one by one, the last is 'done'.")
+    return trial.verdict(
+        None, f"httpx2 reads {len(events)} events, one by one, the last is 'done'."
+    )
 
 
-def _why_no_feed(events: list[httpx2.ServerSentEvent], size_bytes: int) -> str | None:
-    if not events:
+def _why_no_feed(events: list[httpx2.ServerSentEvent], body: bytes) -> str | None:
+    begun = sum(line.startswith(b"event:") for line in body.splitlines())
+    if len(events) < begun - 1 or not events:
         return (
-            f"{size_bytes} bytes came, but httpx2 finds no event in them: an event ends with an "
-            r"empty line, so write '\n\n' after its last field."
+            f"{len(body)} bytes came, with {begun} `event:` lines, and httpx2 finds {len(events)} "
+            r"events in them: an event ends with an empty line, so write '\n\n' after its last "
+            "field."
         )
     *others, last = events
     names = sorted({event.event for event in others} - {"progress"})

@@ -25,10 +25,11 @@ import httpx2
 
 from helpers.certificates import load_or_create
 from helpers.checks.trial import Ending, Trial
-from helpers.checks.verdict import Verdict, unsolved, wrong
+from helpers.checks.verdict import Verdict, shown, unsolved, wrong
+from helpers.checks.witness import Witness
 from helpers.client import HTTP3Transport
 from helpers.errors import UsageError
-from helpers.exchange import Request, Response
+from helpers.exchange import Request, Response, ResponseState
 from helpers.server import Handler, Server
 from helpers.wire import WireLog
 
@@ -58,7 +59,7 @@ def try_answer(
     if is_stub(handler):
         return unsolved(hint)
     if not callable(handler):
-        return wrong(f"A handler is an `async def` with (request, response), not {handler!r}.")
+        return wrong(f"A handler is an `async def` with (request, response), not {shown(handler)}.")
     try:
         trial = run(handler, read, wire)
     except UsageError as error:
@@ -105,6 +106,7 @@ class _Run:
         self._client = httpx2.Client(transport=transport, timeout=READ_TIMEOUT_S)
         self._handler = handler
         self._read = read or self._read_all
+        self._witness = Witness(handler, read)
         self._response: httpx2.Response | None = None
         self._loop_thread: int | None = None
         self._threads = {threading.current_thread()}
@@ -121,6 +123,13 @@ class _Run:
         self._returned_at: float | None = None
 
     def to_its_end(self) -> Trial:
+        with self._witness.at_work():
+            self._try()
+        self.trial.notes = self._witness.notes
+        self.trial.never_awaited = self._witness.never_awaited
+        return self.trial
+
+    def _try(self) -> None:
         reader = threading.Thread(target=self._receive, name="trial-reader", daemon=True)
         logger = logging.getLogger("helpers.server")
         logger.addFilter(self._is_of_others)
@@ -138,7 +147,6 @@ class _Run:
         self.trial.was_called = self._loop_thread is not None
         self.trial.blocked = self.trial.was_called and (not answered or self._stood_still())
         self.trial.handler_errors = list(self._server.errors)
-        return self.trial
 
     # ---- the server's side, on its loop
 
@@ -150,10 +158,12 @@ class _Run:
         self._first_free_beat = self._free_beats
         self._computed_s = -time.thread_time()
         self._beat = loop.create_task(self._count_beats())
+        self._witness.watch()
         try:
             await self._handler(request, response)
         finally:
             self._returned_at = perf_counter()
+            self.trial.took_over = response.state is ResponseState.TAKEN_OVER
             self._computed_s += time.thread_time()
             self._last_beats = self._beats, self._free_beats
 
@@ -187,15 +197,16 @@ class _Run:
 
     def _receive(self) -> None:
         trial = self.trial
+        self._witness.watch()
         try:
             with self._client.stream("GET", self._server.url(PATH)) as response:
                 self._response = response
                 self._sent_at = response.extensions["request_sent_at"]
                 trial.status, trial.headers = response.status_code, response.headers
                 assert isinstance(response.stream, httpx2.SyncByteStream)  # as its client is
-                response.stream = _Observed(response.stream, trial)
+                response.stream = _Observed(response.stream, trial, self._sent_at)
                 trial.result = self._read(response)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the verdict tells it
+        except BaseException as error:  # noqa: BLE001 - the verdict tells it, also an exit()
             trial.client_error, trial.ending = error, Ending.FAILED
         else:
             if trial.ending is Ending.OPEN:
@@ -203,12 +214,9 @@ class _Run:
         trial.ended_s = perf_counter() - self._sent_at
 
     def _read_all(self, response: httpx2.Response) -> None:
-        trial, size_bytes = self.trial, 0
-        for chunk in response.iter_raw():
-            trial.chunks.append((perf_counter() - self._sent_at, chunk))
-            size_bytes += len(chunk)
-            if size_bytes > MAX_BODY_BYTES:
-                trial.ending = Ending.TOO_LONG
+        for _ in response.iter_raw():
+            if response.num_bytes_downloaded > MAX_BODY_BYTES:
+                self.trial.ending = Ending.TOO_LONG
                 return
 
     # ---- afterwards, on the caller's thread
@@ -230,12 +238,12 @@ class _Run:
             self._note_return()
         self._client.close()
         if not answers:
-            _interrupt(self._loop_thread)
+            interrupt(self._loop_thread)
         with contextlib.suppress(UsageError):  # it is blocked, and its thread a daemon
             self._server.stop(grace_s=0)
         reader.join(0.2)
         if reader.is_alive():
-            _interrupt(reader.ident)
+            interrupt(reader.ident)
         return answers
 
     def _note_return(self) -> None:
@@ -258,19 +266,23 @@ class _Run:
 class _Observed(httpx2.SyncByteStream):
     """A response's body; what its reader does between two pieces is the reader's own time."""
 
-    def __init__(self, body: httpx2.SyncByteStream, trial: Trial) -> None:
+    def __init__(self, body: httpx2.SyncByteStream, trial: Trial, sent_at: float) -> None:
         self._body = body
         self._trial = trial
+        self._sent_at = sent_at
         self._handed_over_at = perf_counter()
 
     def __iter__(self) -> Iterator[bytes]:
-        pieces = iter(self._body)
+        pieces, kept_bytes = iter(self._body), 0
         while True:
             self._trial.own_s += perf_counter() - self._handed_over_at
             piece = next(pieces, None)
             self._handed_over_at = perf_counter()
             if piece is None:
                 return
+            if kept_bytes <= MAX_BODY_BYTES:
+                self._trial.chunks.append((self._handed_over_at - self._sent_at, piece))
+                kept_bytes += len(piece)
             yield piece
 
     def close(self) -> None:
@@ -281,7 +293,7 @@ async def _answer(_: Request, response: Response) -> None:
     response.write_header(204)
 
 
-def _interrupt(thread: int | None) -> None:
+def interrupt(thread: int | None) -> None:
     """Raise CancelledError in a thread that is busy for ever, at its next step in Python."""
     if thread is not None:
         error = ctypes.py_object(asyncio.CancelledError)

@@ -10,6 +10,10 @@ from enum import Enum
 
 import httpx2
 
+from helpers.checks.verdict import Verdict, solved, told, wrong
+from helpers.checks.witness import Note
+from helpers.errors import ClientDisconnected
+
 
 class Ending(Enum):
     """How a response ended for its client."""
@@ -28,7 +32,7 @@ class Trial:
     status: int | None = None
     headers: httpx2.Headers = field(default_factory=httpx2.Headers)
     chunks: list[tuple[float, bytes]] = field(default_factory=list)
-    """(when, bytes), where the exercise did not read in its own way."""
+    """(when, bytes), up to a mebibyte."""
     size_bytes: int = 0
     ended_s: float = math.inf
     """When the client had the end or an error; infinite where nothing more came."""
@@ -42,6 +46,12 @@ class Trial:
     """Whether the request came to the handler."""
     blocked: bool = False
     """Whether the server's loop stood still for most of the time."""
+    took_over: bool = False
+    """Whether the stream was taken over."""
+    notes: list[Note] = field(default_factory=list)
+    """Of exceptions that came up in the answer, caught or not."""
+    never_awaited: list[str] = field(default_factory=list)
+    """The coroutines that the answer made and never awaited, by name."""
     own_s: float = 0.0
     """How long the reader was busy with itself, rather than waiting for the next piece."""
     result: object = None
@@ -57,7 +67,35 @@ class Trial:
         """Whether the handler did what a stub does: nothing."""
         stub = any(isinstance(error, NotImplementedError) for error in self.handler_errors)
         empty = self.ending is Ending.COMPLETE and self.status == 200 and not self.size_bytes
-        return stub or (empty and not self.handler_errors and not self.unseen_errors)
+        silent = not (self.notes or self.never_awaited or self.handler_errors)
+        return stub or (empty and silent and self.result is None)
+
+    def verdict(self, why: str | None, shown: str = "") -> Verdict:
+        """Return what to say of the answer: `why` it is wrong, or what it has `shown`.
+
+        Either way it also tells what went wrong inside the answer and came to nobody's ears.
+        """
+        if self.never_awaited:
+            names = ", ".join(f"`{name}`" for name in dict.fromkeys(self.never_awaited))
+            return wrong(
+                f"{names} was called and never awaited, so nothing of it was done: write `await` "
+                "in front of the call, or let a task run it."
+            )
+        errors = [note for note in self.notes if note.kind is not ClientDisconnected]
+        if why is None:
+            mistakes = [note for note in errors if not note.on_purpose]
+            more = f" (You have caught one thing. {mistakes[0]})" if mistakes else ""
+            return solved(shown + more)
+        if errors and errors[0].text not in why:
+            why = f"{errors[0]} {why}"
+        return wrong(why)
+
+    def crash(self) -> Note | None:
+        """Return the first exception that the answer did not raise on purpose, or None."""
+        for note in self.notes:
+            if not note.on_purpose and note.kind is not ClientDisconnected:
+                return note
+        return None
 
     def trouble(self) -> str | None:
         """Return what went wrong in a way that is no matter of the exercise, or None."""
@@ -71,12 +109,13 @@ class Trial:
                 "without end something to await."
             )
         if self.handler_errors:
-            error = self.handler_errors[-1]
-            return f"The handler raised {type(error).__name__}: {error}"
+            return f"The handler raised {told(self.handler_errors[-1])}"
+        if self.unseen_errors:
+            return f"A task of the handler raised {told(self.unseen_errors[-1])}"
         if self.ending is Ending.OPEN:
             return self._why_open()
         if self.ending is Ending.FAILED:
-            return f"The client raised {type(self.client_error).__name__}: {self.client_error}"
+            return f"The client raised {told(self.client_error)}"
         if self.status != 200:
             return f"The client got status {self.status}, not 200."
         return None
@@ -90,8 +129,8 @@ class Trial:
             )
         if self.returned_s is None:
             return (
-                f"The handler does not return: the client has {got} and still waits after "
-                "seconds. Something in the handler waits for what never comes."
+                f"The handler does not return: the client has {got} and still waits, seconds "
+                "later. Something in the handler waits for what never comes."
             )
         return (
             f"The handler has returned, but the client has {got} and still waits for the end. "

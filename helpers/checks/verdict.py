@@ -1,10 +1,17 @@
 """What a check says of an answer: not solved yet, wrong and why, or solved and what that showed."""
 
+import functools
+import reprlib
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import ParamSpec
 
 WIDTH = 96
+MAX_TEXT = 300
+
+P = ParamSpec("P")
 
 
 class State(Enum):
@@ -28,7 +35,49 @@ class Verdict:
     def __repr__(self) -> str:
         # A message in a learner's own words may have lines of its own.
         lines = f"{self.state.value}. {self.text}".splitlines()
-        return "\n".join(textwrap.fill(line, WIDTH, break_long_words=False) for line in lines)
+        # Paths stay whole.
+        fill = functools.partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
+        return "\n".join(fill(line, WIDTH) for line in lines)
+
+
+def never_raises(check: Callable[P, Verdict]) -> Callable[P, Verdict]:
+    """Make a check that says what happened where it cannot judge an answer at all."""
+
+    @functools.wraps(check)
+    def judge(*args: P.args, **kwargs: P.kwargs) -> Verdict:
+        try:
+            return check(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - an answer may be anything
+            return wrong(
+                f"The check came to no result: {told(error)}. If that says nothing of your "
+                "answer, run the notebook's first cells again, and then this one."
+            )
+
+    return judge
+
+
+def told(error: BaseException | None) -> str:
+    """Return an error as Python's last line would have it, whatever its own text does."""
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - an answer's exception may be as broken as it likes
+        text = ""
+    if len(text) > MAX_TEXT:
+        text = f"{text[:MAX_TEXT]}..."
+    return f"{name}: {text}" if text else name
+
+
+def shown(answer: object) -> str:
+    """Return an answer as a verdict quotes it: in one line, and not longer than one."""
+    try:
+        return _quotes.repr(answer)
+    except Exception:  # noqa: BLE001 - a number of 5000 digits, or a text that cannot be made
+        return f"a {type(answer).__name__} that cannot be shown"
+
+
+_quotes = reprlib.Repr()
+_quotes.maxstring = _quotes.maxother = 60
 
 
 def unsolved(hint: str) -> Verdict:
