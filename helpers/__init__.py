@@ -26,8 +26,8 @@ module in it:
                  run, trial: what was seen, witness: what it kept to itself, verdict: what to say
 
 background (a loop on a thread), clock (time as QUIC needs it), errors and display (style: colours,
-table: rows) serve all of them. preflight looks whether this machine can run them (environment:
-Python and packages, kernel: JupyterLab).
+table: rows, guess: a form) serve all of them. preflight looks whether this machine can run them
+(environment: Python and packages, kernel: JupyterLab).
 
 Import from the folder, `from helpers.server import Server`: its `__init__` is the door, and what is
 behind it may move.

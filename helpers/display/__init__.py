@@ -1,6 +1,10 @@
-"""How things look in a notebook: `style` has the colours and draws, `table` lays out rows."""
+"""How things look in a notebook: `style` has the colours and draws, `table` lays out rows.
 
+`guess` asks for a number or a choice before a cell is run.
+"""
+
+from helpers.display.guess import Guess
 from helpers.display.style import Picture
 from helpers.display.table import Row, Table
 
-__all__ = ["Picture", "Row", "Table"]
+__all__ = ["Guess", "Picture", "Row", "Table"]
