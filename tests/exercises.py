@@ -1,12 +1,25 @@
 """Writes the learners' notebooks from those with the solutions: `python -m tests.exercises`.
 
-A cell tagged `solution` is all that differs. In notebooks/ a text cell with that tag is left out,
-and a code cell with it shows the lines in its metadata under `stub` instead. Everything else is
-the same cell, whose links out of the folder have one step less to go.
+A notebook has one source, notebooks/solutions/NAME.ipynb, and two editions: that one, which holds
+everything, and the learner's, notebooks/NAME.ipynb, which holds no answer. The tags of its cells
+say what is different in the learner's; a new notebook needs nothing else.
+
+    solution   A text cell is left out. A code cell shows the lines in its metadata under `stub`
+               instead. From here on the two editions may print different things.
+    guess      A code cell that is announced with *guess first*: it ships without its output, and
+               not yet run, so that no answer is on the screen before somebody has guessed.
+    verdict    A text cell that gives such an answer away: it is folded. It holds no heading, and
+               its links are Markdown, as everywhere.
+
+Everything else is the same cell, whose links out of the folder have one step less to go. Above the
+first solution both editions print the same when they are run. `make notebooks` runs both and stores
+the same outputs in both; pytest compares the outputs of the learner's with those in the solutions,
+the ones that do not ship included.
 """
 
 import argparse
 import copy
+import itertools
 import sys
 
 import nbformat
@@ -15,24 +28,48 @@ from nbformat.reader import NotJSONError
 from tests import shipped
 
 TAG = "solution"
+GUESS = "guess"
+VERDICT = "verdict"
+FOLDED = "<details>\n<summary><b>After the run</b>: what it showed</summary>\n\n{}\n\n</details>"
 
 
 def for_learners(solved, keep_outputs=False):
     """The learner's notebook, not run yet, that belongs to a notebook with solutions.
 
-    `keep_outputs` leaves those of the cells above the first solution, which no solution changes.
+    `keep_outputs` leaves those of the cells above the first solution, which no solution changes,
+    and which the learner's has to print as well: also where it ships without.
     """
     notebook = copy.deepcopy(solved)
+    common = [cell.id for cell in common_cells(solved)] if keep_outputs else []
     for cell in notebook.cells:
-        keep_outputs = keep_outputs and not _is_solution(cell)
-        if cell.cell_type == "code" and not keep_outputs:
+        if cell.cell_type == "code" and cell.id not in common:
             cell.outputs, cell.execution_count = [], None
     notebook.cells = [_for_learners(cell) for cell in notebook.cells if not _is_dropped(cell)]
     return notebook
 
 
+def common_cells(solved):
+    """The code cells of a notebook with solutions whose outputs are those of the learner's too."""
+    above = itertools.takewhile(
+        lambda cell: cell.cell_type != "code" or not is_tagged(cell, TAG), solved.cells
+    )
+    return [cell for cell in above if cell.cell_type == "code"]
+
+
+def hide_guesses(notebook):
+    """Take away what the learner's edition does not ship: the outputs that answer a guess."""
+    for cell in notebook.cells:
+        if is_tagged(cell, GUESS):
+            cell.outputs, cell.execution_count = [], None
+
+
+def is_tagged(cell, tag):
+    """Whether a cell has this tag."""
+    return tag in cell.metadata.get("tags", [])
+
+
 def _is_solution(cell):
-    return TAG in cell.metadata.get("tags", [])
+    return is_tagged(cell, TAG)
 
 
 def _is_dropped(cell):
@@ -47,6 +84,8 @@ def _for_learners(cell):
             del cell.metadata["tags"]
     if cell.cell_type != "code":
         cell.source = cell.source.replace("](../../", "](../")
+        if is_tagged(cell, VERDICT):
+            cell.source = FOLDED.format(cell.source)
     return cell
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 from nbval.plugin import coalesce_streams, get_sanitize_patterns
 
-from tests import shipped
+from tests import exercises, shipped
 
 ROOT = Path(__file__).parent.parent
 SANITIZE = get_sanitize_patterns((ROOT / "tests/nbval_sanitize.cfg").read_text(encoding="utf-8"))
@@ -56,9 +56,15 @@ def keep(stored, fresh):
 
 
 def clean(notebook):
-    """Join what was printed in one cell, and leave out widgets: they live in their kernel only."""
+    """Join what was printed in one cell, and leave out widgets: they live in their kernel only.
+
+    One that comes with HTML to stand in its place leaves that.
+    """
     for cell in notebook.cells:
         if cell.cell_type == "code":
+            for out in cell.outputs:
+                if "text/html" in out.get("data", {}):
+                    out.data.pop(WIDGET, None)
             outputs = [out for out in cell.outputs if WIDGET not in out.get("data", {})]
             cell.outputs = coalesce_streams(outputs)
 
@@ -85,11 +91,16 @@ def main(options):
         for path, content in before.items():
             path.write_bytes(content)
         raise
-    for path in paths:
+    # Those with solutions first: their outputs are the learners' too, where these are the same.
+    for path in sorted(paths, key=lambda path: path.parent == shipped.FOLDER):
         fresh = nbformat.read(path, as_version=4)
         clean(fresh)
         if "--all" not in options:
             keep(nbformat.reads(before[path].decode(), as_version=4), fresh)
+        solved = shipped.FOLDER / shipped.SOLUTIONS / path.name
+        if path.parent == shipped.FOLDER and solved.exists():
+            keep(exercises.read(solved), fresh)
+            exercises.hide_guesses(fresh)
         nbformat.write(fresh, path)
         changed = path.read_bytes() != before[path]
         name = path.relative_to(shipped.FOLDER).as_posix()

@@ -61,6 +61,32 @@ def test_outputs_above_the_first_solution_can_be_kept(solved):
 
 
 @pytest.fixture
+def guessed(solved):
+    """The notebook with a cell whose output answers a guess, and the verdict on it."""
+    surprise = cell("code", "surprise()", tags=["guess"])
+    surprise.outputs = [nbformat.v4.new_output("stream", text="one chunk\n")]
+    surprise.execution_count = 1
+    verdict = cell("markdown", "Verdict, see [why](../../helpers/x.py).", tags=["verdict"])
+    solved.cells[1:1] = [surprise, verdict]
+    return solved
+
+
+def test_a_verdict_is_folded_for_learners(guessed):
+    verdict = exercises.for_learners(guessed).cells[2].source
+    assert verdict.startswith("<details>\n<summary>")
+    assert "\n\nVerdict, see [why](../helpers/x.py).\n\n" in verdict
+    assert verdict.endswith("</details>")
+
+
+def test_what_answers_a_guess_is_compared_and_does_not_ship(guessed):
+    compared = exercises.for_learners(guessed, keep_outputs=True)
+    assert compared.cells[1].outputs[0].text == "one chunk\n"
+    exercises.hide_guesses(compared)
+    assert (compared.cells[1].outputs, compared.cells[1].execution_count) == ([], None)
+    assert [c.source for c in exercises.common_cells(guessed)] == ["surprise()"]
+
+
+@pytest.fixture
 def folders(tmp_path, monkeypatch, solved):
     monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     monkeypatch.setattr(shipped, "LIST", tmp_path / "notebooks.sha256")

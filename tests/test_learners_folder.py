@@ -140,6 +140,22 @@ def test_a_changed_notebook_with_solutions_is_left_out(checkout):
     assert code == 5, output  # nothing is left of what ships
 
 
+@pytest.mark.parametrize(("printed", "code"), [("0.5 s\n", 0), ("9 chunks\n", 1)])
+def test_what_answers_a_guess_is_compared_with_the_solutions(checkout, printed, code):
+    """It does not ship, and is printed all the same where a learner runs the cell."""
+    path = checkout / "notebooks" / "solutions" / "01.ipynb"
+    solved = exercises.read(path)
+    solved.cells[0].metadata.tags = ["guess"]
+    solved.cells[0].outputs[0].text = printed
+    nbformat.write(solved, path)
+    exercises.main()
+    shipped.record()
+    assert exercises.read(checkout / "notebooks" / "01.ipynb").cells[0].outputs == []
+    returned, output = run_pytest(checkout, "notebooks/01.ipynb", "notebooks/solutions/01.ipynb")
+    assert returned == code, output
+    assert f"{'2 failed, 2' if code else '4'} passed" in output
+
+
 @pytest.mark.parametrize("value", ["", "0", "false"])
 def test_a_learners_change_is_a_skip(monkeypatch, value):
     monkeypatch.setenv("CI", value)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import shipped
+from tests import exercises, refresh, shipped
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
@@ -40,10 +40,48 @@ def test_no_other_notebook_is_there():
     shipped.none_but_a_learners([f"notebooks/{name}" for name in shipped.unlisted()])
 
 
+def is_hidden(path, cell):
+    """Whether it ships without its output, which would answer a guess."""
+    return path.parent == FOLDER and exercises.GUESS in tags(cell)
+
+
 @each_notebook
 def test_every_code_cell_was_run_from_top_to_bottom(path):
-    counts = [cell["execution_count"] for cell in code_cells(path)]
-    assert counts == list(range(1, len(counts) + 1))
+    for number, cell in enumerate(code_cells(path), start=1):
+        assert cell["execution_count"] == (None if is_hidden(path, cell) else number), cell["id"]
+
+
+@each_notebook
+def test_no_answer_to_a_guess_ships_in_the_learners_edition(path):
+    for cell in code_cells(path):
+        assert not (is_hidden(path, cell) and cell["outputs"]), cell["id"]
+
+
+@pytest.mark.parametrize("name", shipped.learners())
+def test_both_editions_print_the_same_above_the_first_solution(name):
+    """Where both are as they were stored; pytest --nbval compares what does not ship."""
+    if {name, shipped.SOLUTIONS + name} & set(shipped.changed()):
+        pytest.skip("one of the two is not what ships")
+    stored = {cell["id"]: cell for cell in exercises.read(FOLDER / name).cells}
+    for cell in exercises.common_cells(exercises.read(FOLDER / shipped.SOLUTIONS / name)):
+        if not exercises.is_tagged(cell, exercises.GUESS):
+            compared = refresh.what_is_compared(stored[cell.id])
+            assert compared == refresh.what_is_compared(cell), cell.id
+
+
+@each_notebook
+def test_a_guess_is_announced_and_its_verdict_has_no_heading(path):
+    """What is folded in the learner's edition stands in no table of contents."""
+    if path.parent == FOLDER:
+        return
+    announced = False
+    for cell in exercises.read(path).cells:
+        if cell.cell_type == "markdown":
+            announced = "**Guess first**" in cell.source or announced
+            if exercises.is_tagged(cell, exercises.VERDICT):
+                assert not re.search("^#", cell.source, re.MULTILINE), cell.id
+        elif exercises.is_tagged(cell, exercises.GUESS):
+            assert announced, cell.id
 
 
 @each_notebook
@@ -56,7 +94,8 @@ def test_nothing_was_written_to_stderr(path):
 def test_a_cell_raises_where_its_tag_says_so_and_nowhere_else(path):
     for cell in code_cells(path):
         raised = any(out["output_type"] == "error" for out in cell["outputs"])
-        assert raised == ("raises-exception" in tags(cell)), cell["id"]
+        raises = "raises-exception" in tags(cell) and not is_hidden(path, cell)
+        assert raised == raises, cell["id"]
 
 
 @each_notebook

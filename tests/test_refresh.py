@@ -92,10 +92,10 @@ def stored(tmp_path, monkeypatch):
     return path
 
 
-def run_gives(text, monkeypatch):
+def run_gives(text, monkeypatch, tags=()):
     def execute(paths, options):
         for path in paths:
-            nbformat.write(notebook(printed(text)), path)
+            nbformat.write(notebook(printed(text), tags=tags), path)
         if text == "broken\n":
             raise OSError("no kernel")
 
@@ -140,3 +140,22 @@ def test_what_was_stored_is_what_ships(stored, monkeypatch):
     assert shipped.changed() == ["01.ipynb"]
     stored.unlink()
     assert shipped.changed() == ["01.ipynb"]
+
+
+def test_a_form_leaves_the_text_that_stands_for_it():
+    data = {refresh.WIDGET: {"model_id": "1"}, "text/plain": "a guess", "text/html": "<p>a guess"}
+    (left,) = outputs_after(notebook(), notebook(new_output("display_data", data)))
+    assert left.data == {"text/plain": "a guess", "text/html": "<p>a guess"}
+
+
+def test_the_learners_edition_gets_the_outputs_of_the_solutions(stored, monkeypatch):
+    (stored.parent / "solutions").mkdir()
+    for path in (stored, stored.parent / "solutions" / "01.ipynb"):
+        nbformat.write(notebook(printed("0.1 s\n"), tags=["guess"]), path)
+    shipped.LIST.write_text("new  01.ipynb\nnew  solutions/01.ipynb\n")
+    run_gives("0.7 s\n", monkeypatch, tags=["guess"])
+    refresh.main(["--all"])
+    assert nbformat.read(stored, 4).cells[0].outputs == []
+    assert nbformat.read(stored, 4).cells[0].execution_count is None
+    solved = nbformat.read(stored.parent / "solutions" / "01.ipynb", 4)
+    assert solved.cells[0].outputs == [printed("0.7 s\n")]
