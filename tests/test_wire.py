@@ -458,6 +458,21 @@ def test_the_packets_of_the_handshake_are_named_once(flushed):
         assert row["received_ms"] is None or 0 < row["time_ms"] < row["received_ms"]
 
 
+def test_the_beginning_of_a_connection_is_a_ladder_of_messages(flushed):
+    assert repr(flushed.plot_handshake()) == (
+        "<Ladder: 10 messages; the client sends ClientHello, Finished, HEADERS; the server sends "
+        "ServerHello, EncryptedExtensions, Certificate, CertificateVerify, Finished, "
+        "HANDSHAKE_DONE, HEADERS>"
+    )
+
+
+def test_without_a_connection_there_is_no_ladder():
+    wire = WireLog()
+    wire.observe(QuicConfiguration(is_client=True))
+    with pytest.raises(UsageError, match=r"nothing to draw\. No connection"):
+        wire.plot_handshake()
+
+
 def crypto(offset, payload):
     """A CRYPTO frame with its bytes."""
     frame = {"frame_type": "crypto", "offset": offset, "length": len(payload)}

@@ -74,6 +74,18 @@ class Handshake:
         ]
         return sorted(rows, key=lambda row: row["time_ms"])
 
+    def messages(self) -> list[Row]:
+        """Return one row per message of TLS, each as the packet that brings its last part."""
+        found: dict[tuple[str, str, str], Row] = {}
+        for passage in self._passages:
+            packet = passage.packet
+            if self._carries_handshake(packet):
+                times = passage.sent_ms, passage.received_ms
+                for name in self._says(packet):
+                    message = row(times, packet.sender, stream_id=None, frame=name, detail="")
+                    found[packet.sender, packet.kind, name] = message | {"length": 0}
+        return sorted(found.values(), key=lambda row: row["time_ms"])
+
     def where_the_certificate_is(self) -> str:
         """Return a sentence that names the packets which carry the server's certificate."""
         names = [

@@ -42,8 +42,8 @@ COLORS = {
 }
 
 
-def draw(rows: list[Row]) -> style.Picture:
-    """Return the picture of these rows, which are frames in the order of time.
+def draw(rows: list[Row], things: str = "frames") -> style.Picture:
+    """Return the picture of these rows, which are frames or other `things` in the order of time.
 
     An arrow falls from where the frame left to where it arrived. It is level where only one end
     was observed, and stops half-way where the other end did not see the frame arrive. The times are
@@ -67,10 +67,10 @@ def draw(rows: list[Row]) -> style.Picture:
             _draw_label(axes, row, start, _stream(row) * several + _words(row))
             _draw_time(axes, row["sender"], start, f"{row['time_ms']:.{digits}f} ms")
         if len(rows) > len(shown):
-            text = f"the first {len(shown)} of {len(rows)} frames"
+            text = f"the first {len(shown)} of {len(rows)} {things}"
             middle = style.WIDTH / 2
             axes.text(middle, height - BOTTOM / 4, text, ha="center", **SMALL)
-    told = _in_words(rows)
+    told = _in_words(rows, things)
     return style.Picture(figure, alt=f"Ladder diagram. {told}", text=f"<Ladder: {told}>")
 
 
@@ -161,7 +161,7 @@ def _color(row: Row) -> str:
     return COLORS.get(row["frame"], style.MUTED)
 
 
-def _in_words(rows: list[Row]) -> str:
+def _in_words(rows: list[Row], things: str) -> str:
     """Return what the picture shows, without the times: the same run gives the same words."""
     sentences = []
     for side in LINE_X:
@@ -169,4 +169,4 @@ def _in_words(rows: list[Row]) -> str:
         runs = [(name, len(list(run))) for name, run in groupby(frames)]
         text = ", ".join(f"{count} times {name}" if count > 1 else name for name, count in runs)
         sentences.append(f"the {side} sends {text or 'nothing'}")
-    return f"{len(rows)} frames; {'; '.join(sentences)}"
+    return f"{len(rows)} {things}; {'; '.join(sentences)}"

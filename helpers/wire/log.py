@@ -119,6 +119,20 @@ class WireLog:
             raise UsageError(f"There is nothing to draw. {rows.note}")
         return draw(rows)
 
+    def plot_handshake(self, connection: int | None = None) -> Picture:
+        """Return the ladder of a connection's beginning: TLS's messages, then the first request.
+
+        Draws the connection that is asked for or else the newest. Raises UsageError where there is
+        nothing to draw.
+        """
+        recorded = self._recorded(connection)
+        if not recorded:
+            raise UsageError(f"There is nothing to draw. {NO_CONNECTION}")
+        newest = recorded[max(recorded)]
+        request = [row for row in http3_rows(newest) if row["frame"] == "HEADERS"][:2]
+        rows = [*Handshake(newest.packets).messages(), *request]
+        return draw(sorted(rows, key=lambda row: row["time_ms"]), "messages")
+
     def save(self, path: str | Path) -> Path:
         """Write what was recorded so far as a .qlog file, which qvis opens, and return its path.
 
