@@ -2,7 +2,8 @@
 
 A picture stands on an opaque light card. Transparent ones cannot be read everywhere: no colour of
 text has the contrast of 4.5 to 1 that WCAG asks for both on white and on the #111111 of
-JupyterLab's dark theme; 4.3 to 1 is the most. Colours never carry a meaning alone.
+JupyterLab's dark theme; 4.3 to 1 is the most. So where that theme is on, the whole picture is
+turned round, light for dark, and keeps its hues. Colours never carry a meaning alone.
 
 matplotlib is imported when something is drawn, not before.
 """
@@ -32,6 +33,15 @@ WIDTH = 900
 PIXELS_PER_INCH = 96
 SHARPNESS = 2
 """Pixels stored for each CSS pixel, along one side: screens with a high density show them all."""
+
+IN_THE_DARK = """<style>
+[data-jp-theme-light="false"] :is(.jp-RenderedImage img, .jp-RenderedMarkdown img[alt^="Drawing"]) {
+  filter: invert(0.93) hue-rotate(180deg);
+}
+</style>"""
+"""For JupyterLab, whose page says which theme is on; other pages take no notice.
+
+Of the images in texts only the drawings are turned, not the screenshots."""
 
 RC_PARAMS: "dict[RcKeyType, object]" = {
     "axes.edgecolor": MUTED,
@@ -117,4 +127,4 @@ class Picture:
         image = base64.b64encode(png.getvalue()).decode()
         display({"image/png": image, "text/plain": self.text}, metadata=metadata, raw=True)
         words = f"<details><summary>The picture in words</summary>{escape(self.alt)}</details>"
-        display({"text/html": words, "text/plain": self.alt}, raw=True)
+        display({"text/html": words + IN_THE_DARK, "text/plain": self.alt}, raw=True)
