@@ -96,6 +96,69 @@ def test_another_name_is_refused_with_those_that_there_are(run):
     assert "takeover" in last
 
 
+def test_over_a_line_that_loses_packets_all_come(run, tmp_path):
+    process = run("takeover", "--delay-ms", "150", "--loss", "0.05", "--rate-mbit", "5")
+    lines = process.stdout.readlines()
+    assert lines == LINES
+    assert process.stderr.read() == ""
+    assert process.wait(WAIT_S) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ([], {}),
+        (["--delay-ms", "50"], {"delay_ms": 50}),
+        (["--loss=0.02", "--rate-mbit=10"], {"loss": 0.02, "rate_mbit": 10}),
+    ],
+)
+def test_the_options_are_the_conditions_of_the_line(monkeypatch, options, line):
+    shown = []
+    monkeypatch.setattr(programs, "show", lambda *arguments: shown.append(arguments))
+    monkeypatch.setattr(sys, "argv", ["helpers", "buffered", *options])
+    assert programs.main() == 0
+    assert shown == [(programs.buffered, line)]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--loss", "5"], "loss is a share from 0 to 1, such as 0.05 for 5 %, not 5.0."),
+        (["--delay-ms", "-1"], "delay_ms is a number of milliseconds from 0 to 10,000, not -1.0."),
+        (["--delay-ms", "far"], "argument --delay-ms: invalid float value: 'far'"),
+        (["--rate-mbit", "0"], "rate_mbit is a number of Mbit/s from 0.001, or None for no limit"),
+    ],
+)
+def test_a_line_that_cannot_be_is_refused_in_a_sentence(run, tmp_path, options, told):
+    process = run("buffered", *options)
+    assert process.wait(WAIT_S) == 2
+    said = process.stderr.read()
+    assert f"python -m helpers: error: {told}" in said
+    assert "Traceback" not in said
+    assert process.stdout.read() == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_names_the_line(run):
+    process = run("--help")
+    said = process.stdout.read()
+    assert process.wait(WAIT_S) == 0
+    assert "over a line:" in said
+    assert all(option in said for option in ("--delay-ms", "--loss", "--rate-mbit"))
+
+
+def test_over_a_line_the_first_response_takes_two_round_trips(monkeypatch):
+    arrived_at = []
+    monkeypatch.setattr(
+        programs, "print", lambda *_, **__: arrived_at.append(time.perf_counter()), raising=False
+    )
+    started = time.perf_counter()
+    programs.show(programs.takeover, {"delay_ms": 150})
+    assert arrived_at[0] - started > 0.59
+    assert len(arrived_at) == 10
+
+
 @pytest.mark.parametrize("handler", [programs.buffered, programs.takeover])
 def test_the_programs_chunks_are_frames_of_their_own(server, client, handler):
     server.route("/stream")(handler)
