@@ -20,14 +20,14 @@ module in it:
 7. timeline      what arrived when
 8. wire          log: the frames of a run; qlog: recorded, frames: read, handshake: its packets,
                  ladder: shown
-9. link          a line with distance and loss between the two: line: what happens on it, relay: its
-                 sockets
+9. link          a line with distance and loss, to put between the two; line: what happens on it,
+                 relay: its sockets; tcp: the same for TCP, as a model; between: started and stopped
 10. checks       the exercises: certificates, buffered_stream, takeover_stream; run: an answer is
                  run, trial: what was seen, witness: what it kept to itself, verdict: what to say
 
 background (a loop on a thread), clock (time as QUIC needs it), errors and display (style: colours,
-table: rows, guess: a form) serve all of them. preflight looks whether this machine can run them
-(environment: Python and packages, kernel: JupyterLab).
+table: rows, guess: a form) serve all of them; http2 is another server, to compare with. preflight
+looks whether this machine can run them (environment: Python and packages, kernel: JupyterLab).
 
 Import from the folder, `from helpers.server import Server`: its `__init__` is the door, and what is
 behind it may move.

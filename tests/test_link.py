@@ -529,7 +529,7 @@ def test_what_is_no_server_is_refused(server):
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
 def test_a_port_that_cannot_be_is_refused(port):
-    with pytest.raises(UsageError, match=rf"A UDP port is a number from 1 to 65535, not {port}\."):
+    with pytest.raises(UsageError, match=rf"A port is a number from 1 to 65535, not {port}\."):
         Link(("127.0.0.1", port)).start()
 
 
@@ -560,7 +560,7 @@ def test_where_no_port_is_left_it_says_so(monkeypatch):
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(relay, "_new_socket", refuse)
-    with pytest.raises(UsageError, match=r"A link cannot bind a UDP port: Too many open files\."):
+    with pytest.raises(UsageError, match=r"A link cannot bind a port: Too many open files\."):
         Link(4433).start()
 
 
@@ -631,9 +631,14 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 
 
 def test_one_left_open_holds_up_nobody_and_says_nothing():
+    run_to_its_end(LEFT_OPEN)
+
+
+def run_to_its_end(program):
+    """Run a program that has to end soon, and without a word."""
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", LEFT_OPEN],
+        [sys.executable, "-W", "error", "-X", "dev", "-c", program],
         cwd=ROOT,
         capture_output=True,
         text=True,

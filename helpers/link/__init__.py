@@ -5,5 +5,6 @@
 
 from helpers.link.line import Datagram, Line
 from helpers.link.link import Link
+from helpers.link.tcp import Segments, TCPLink
 
-__all__ = ["Datagram", "Line", "Link"]
+__all__ = ["Datagram", "Line", "Link", "Segments", "TCPLink"]

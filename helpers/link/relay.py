@@ -10,14 +10,13 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from helpers.clock import Alarm, now_s
+from helpers.link.between import Address
 from helpers.link.line import Datagram, Line
 
 logger = logging.getLogger("helpers.link")
-
-Address = tuple[Any, ...]  # host and port first; IPv6 has two more
 
 # As a server's: `localhost` means the one on some machines and the other on others.
 LOOPBACK_ADDRESSES = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))

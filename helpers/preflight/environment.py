@@ -21,7 +21,16 @@ NEWEST_TESTED = (3, 14)
 # Parts of Python that the helpers use, and that it can be built without.
 OPTIONAL_PARTS = ("ctypes", "sqlite3", "ssl")
 # Each is imported under the name that it is installed by.
-NEEDED = ("aioquic", "httpx2", "trustme", "cryptography", "matplotlib", "tqdm", "jupyter")
+NEEDED = (
+    "aioquic",
+    "httpx2",
+    "hypercorn",
+    "trustme",
+    "cryptography",
+    "matplotlib",
+    "tqdm",
+    "jupyter",
+)
 PROCESS_TIMEOUT_S = 60.0
 """For another Python to import what it is asked to, which takes a second or two: it takes long the
 first time on a slow disk, and where thirty learners share two cores and all begin at once."""
