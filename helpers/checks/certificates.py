@@ -272,7 +272,7 @@ def _which_question(accepts: Accepts, case: _Case) -> str:
             "`str(alternative.value)`."
         )
     certificate = pem.read_certificates(case.cert_file)[0]
-    names = ", ".join(pem.names(certificate))
+    names = ", ".join(extensions.names(certificate))
     return (
         f"All three questions have the answer yes here. Who signed it? `ca_file`: "
         "`verify_directly_issued_by` then returns None, which `if` takes for False; it raises "

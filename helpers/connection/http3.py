@@ -356,25 +356,6 @@ class HTTP3Connection:
                 reason = self.quic.why_closing()
                 self._end(reason or ConnectionLost(event.error_code, event.reason_phrase))
 
-    def _obey_goaway(self) -> None:
-        """End the requests that the server has not looked at, and will not."""
-        self.goaway_id = self._http.goaway_id
-        assert self.goaway_id is not None, "it has come"
-        for stream_id, stream in list(self.streams.items()):
-            if stream_id >= self.goaway_id:
-                error = StreamReset(stream_id, ErrorCode.H3_REQUEST_REJECTED, "GOAWAY")
-                stream.receiving.end(Half.RESET, error)
-                stream.sending.reset(ErrorCode.H3_REQUEST_CANCELLED, error)
-
-    def _was_refused(self, event: quic_events.QuicEvent) -> bool:
-        """Return whether an event is of a stream that was given up; its end is the last of it."""
-        stream_id = getattr(event, "stream_id", None)
-        if stream_id not in self._refused:
-            return False
-        if isinstance(event, quic_events.StreamReset) or getattr(event, "end_stream", False):
-            self._refused.discard(stream_id)
-        return True
-
     def _tell_connection_id(self, connection_id: bytes, is_ours: bool) -> None:
         if self._on_connection_id is not None:
             self._on_connection_id(connection_id, is_ours)
@@ -425,14 +406,6 @@ class HTTP3Connection:
             return False
         return True
 
-    def _refuse_message(self, stream: HTTP3Stream, error: MalformedMessage) -> None:
-        """The peer's message breaks the rules; its stream ends (RFC 9114 section 4.1.2)."""
-        error = again(error)  # the halves keep it
-        stream.receiving.end(Half.FINISHED, error)
-        stream.sending.reset(ErrorCode.H3_MESSAGE_ERROR, error)
-        if self._on_abandoned is not None:
-            self._on_abandoned(stream)
-
     def _accept(self, event: HeadersReceived) -> HTTP3Stream | None:
         if self.is_client or b":method" not in dict(event.headers):
             return None  # an answer or trailers, and nobody waits for them any more
@@ -453,6 +426,21 @@ class HTTP3Connection:
             self._on_request(stream, event.headers, self._peer_address)
         return stream
 
+    def _unread_bytes(self, stream_id: int) -> int:
+        stream = self.streams.get(stream_id)
+        unread_bytes = stream.receiving.unread_bytes if stream is not None else 0
+        return unread_bytes + self._http.buffered_bytes(stream_id)
+
+    # ---- refusing
+
+    def _refuse_message(self, stream: HTTP3Stream, error: MalformedMessage) -> None:
+        """The peer's message breaks the rules; its stream ends (RFC 9114 section 4.1.2)."""
+        error = again(error)  # the halves keep it
+        stream.receiving.end(Half.FINISHED, error)
+        stream.sending.reset(ErrorCode.H3_MESSAGE_ERROR, error)
+        if self._on_abandoned is not None:
+            self._on_abandoned(stream)
+
     def _refuse_header(self, error: HeaderTooLarge, stream_ended: bool) -> None:
         """Give up a stream; a request gets 431 first (RFC 9114 section 4.2.2, RFC 6585)."""
         stream_id = error.stream_id
@@ -470,10 +458,24 @@ class HTTP3Connection:
             self.send_stop(stream_id, ErrorCode.H3_EXCESSIVE_LOAD)
         self._has_written = True
 
-    def _unread_bytes(self, stream_id: int) -> int:
-        stream = self.streams.get(stream_id)
-        unread_bytes = stream.receiving.unread_bytes if stream is not None else 0
-        return unread_bytes + self._http.buffered_bytes(stream_id)
+    def _was_refused(self, event: quic_events.QuicEvent) -> bool:
+        """Return whether an event is of a stream that was given up; its end is the last of it."""
+        stream_id = getattr(event, "stream_id", None)
+        if stream_id not in self._refused:
+            return False
+        if isinstance(event, quic_events.StreamReset) or getattr(event, "end_stream", False):
+            self._refused.discard(stream_id)
+        return True
+
+    def _obey_goaway(self) -> None:
+        """End the requests that the server has not looked at, and will not."""
+        self.goaway_id = self._http.goaway_id
+        assert self.goaway_id is not None, "it has come"
+        for stream_id, stream in list(self.streams.items()):
+            if stream_id >= self.goaway_id:
+                error = StreamReset(stream_id, ErrorCode.H3_REQUEST_REJECTED, "GOAWAY")
+                stream.receiving.end(Half.RESET, error)
+                stream.sending.reset(ErrorCode.H3_REQUEST_CANCELLED, error)
 
     # ---- what a stream asks for (halves.py: Carrier)
 
