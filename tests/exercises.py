@@ -83,7 +83,7 @@ def _for_learners(cell):
         if not cell.metadata.tags:
             del cell.metadata["tags"]
     if cell.cell_type != "code":
-        cell.source = cell.source.replace("](../../", "](../")
+        cell.source = cell.source.replace("](../", "](")
         if is_tagged(cell, VERDICT):
             cell.source = FOLDED.format(cell.source)
     return cell

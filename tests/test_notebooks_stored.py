@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = [FOLDER / name for name in shipped.names() if shipped.is_as_shipped(name)]
 LINES_PER_CELL = 15
+# A class in the open, which would say less in pieces.
+LINES_PER_LONGHAND_CELL = 40
 MACHINE_PATH = r"/(home|Users|root|tmp|site-packages)/|[A-Z]:\\\\|File ~"
 
 each_notebook = pytest.mark.parametrize(
@@ -101,7 +103,8 @@ def test_a_cell_raises_where_its_tag_says_so_and_nowhere_else(path):
 @each_notebook
 def test_cells_are_short(path):
     for cell in code_cells(path):
-        assert len("".join(cell["source"]).splitlines()) <= LINES_PER_CELL, cell["id"]
+        limit = LINES_PER_LONGHAND_CELL if "longhand" in tags(cell) else LINES_PER_CELL
+        assert len("".join(cell["source"]).splitlines()) <= limit, cell["id"]
 
 
 def test_each_exemption_from_nbval_is_listed_with_its_reason():
