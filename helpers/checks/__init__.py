@@ -1,20 +1,26 @@
 """Whether an answer to an exercise is right, and why not: a file for each notebook.
 
 `run` tries an answer with a real server and client, `trial` and `verdict` are what it says.
+
+Without it: an answer is right when it runs, and wrong without a word why.
 """
 
 from helpers.checks.buffered_stream import check_largest_write, check_pairs, check_progress_feed
+from helpers.checks.by_hand import check_attentive, check_patient, check_telling
 from helpers.checks.certificates import check_accepts, check_bundle, check_second_name
 from helpers.checks.takeover_stream import check_broken_off, check_handed_over, check_slow_reader
 
 __all__ = [
     "check_accepts",
+    "check_attentive",
     "check_broken_off",
     "check_bundle",
     "check_handed_over",
     "check_largest_write",
     "check_pairs",
+    "check_patient",
     "check_progress_feed",
     "check_second_name",
     "check_slow_reader",
+    "check_telling",
 ]
