@@ -146,6 +146,11 @@ def test_a_door_only_opens(path):
             assert ast.literal_eval(statement.value) == sorted(named, key=ruff_order)
 
 
+@pytest.mark.parametrize("path", [*DOORS, INSIDE / "__init__.py"], ids=name_of)
+def test_a_door_names_the_failure_that_its_room_is_there_for(path):
+    assert re.search(r"^Without it: \w.+\.$", ast.get_docstring(parse(path)), re.M | re.S)
+
+
 def ruff_order(name):
     """Constants, then classes, then functions: as ruff sorts `__all__`."""
     return (not name.isupper(), not name[0].isupper(), name)

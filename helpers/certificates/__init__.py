@@ -1,4 +1,7 @@
-"""Certificates: made by `credentials`, read from files by `pem`; `extensions`: their use."""
+"""Certificates: made by `credentials`, read from files by `pem`; `extensions`: their use.
+
+Without it: whoever answers is believed, and one that is refused is not told why (notebook 01).
+"""
 
 from helpers.certificates.credentials import (
     Credentials,

@@ -1,6 +1,8 @@
 """How things look in a notebook: `style` has the colours and draws, `table` lays out rows.
 
 `guess` asks for a number or a choice before a cell is run.
+
+Without it: a picture is read in one theme only, and by nobody who cannot see it.
 """
 
 from helpers.display.guess import Guess

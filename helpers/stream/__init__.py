@@ -2,6 +2,9 @@
 
 `stream` is the whole of it, `halves` the two one-way streams that it consists of (RFC 9000 section
 2.1), `fields` how its header sections are written and checked.
+
+Without it: a line is slow, nobody makes the writer wait, and the news is older with each piece
+(notebook 07).
 """
 
 from helpers.stream.fields import (
