@@ -1,19 +1,34 @@
 """The set-up behind `make`: what it says when it cannot go on, and that nothing half-made stays."""
 
+import http.server
+import importlib.metadata
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from helpers.certificates import load_or_create
 
 ROOT = Path(__file__).parent.parent
+REQUIREMENTS = (ROOT / "requirements.txt").read_text(encoding="utf-8")
 SYSTEM_TOOLS = ["dirname", "grep", "ls", "mkdir", "mktemp", "rm", "sh", "tail", "touch"]
+COPIED = [
+    ".ci/constraints.txt",
+    ".ci/setup",
+    "Makefile",
+    "requirements.txt",
+    "tests/requirements.txt",
+]
 CLOSED_PORT = 9  # "discard", which nobody serves
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no make")
@@ -25,9 +40,9 @@ class Checkout:
     def __init__(self, folder):
         self.root = folder / "a checkout"
         self.bin = folder / "bin"
-        (self.root / ".ci").mkdir(parents=True)
         self.bin.mkdir()
-        for name in ["Makefile", "requirements.txt", ".ci/setup"]:
+        for name in COPIED:
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
         for name in SYSTEM_TOOLS:
             (self.bin / name).symlink_to(shutil.which(name))
@@ -48,7 +63,7 @@ class Checkout:
         """A uv that writes down its calls, and for `uv pip` runs `when_installing`."""
         self.add_command(
             "uv",
-            f"""echo "$1" >>"{self.calls}"
+            f"""echo "$@" >>"{self.calls}"
             if [ "$1" = --version ]; then exit; fi
             if [ "$1" = venv ]; then mkdir -p .venv/bin; echo >.venv/bin/python "exit 0"
             chmod +x .venv/bin/python; else {when_installing}; fi""",
@@ -56,7 +71,9 @@ class Checkout:
         (self.bin / "chmod").symlink_to(shutil.which("chmod"))
 
     def what_uv_did(self):
-        return [call for call in self.calls.read_text().split() if call != "--version"]
+        """The first word of each of its calls, which says what was to be done."""
+        calls = [call.split()[0] for call in self.calls.read_text().splitlines()]
+        return [call for call in calls if call != "--version"]
 
     def environment(self, **variables):
         home = str(self.root.parent)
@@ -153,9 +170,84 @@ def test_a_full_disk_is_not_taken_for_the_network(checkout):
     code, _, lines = checkout.set_up()
     assert code != 0
     assert lines == [
-        "requirements.txt could not be installed. The disk is full: .venv takes 700 MB."
+        "requirements.txt could not be installed. The disk is full: .venv takes 800 MB at most."
         " uv says: No space left on device"
     ]
+    assert not checkout.venv.exists()
+
+
+@pytest.fixture
+def broken_index():
+    """The address of an index that has all there is, and is gone in the midst of each download."""
+
+    class Index(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.strip("/").split("/")[-1]
+            body = b"PK\3\4 the beginning of a wheel"
+            if not name.endswith(".whl"):
+                version = re.search(rf"^{name}==([\w.]+)", REQUIREMENTS, re.MULTILINE)
+                wheel = f"{name}-{version[1] if version else 1}-py3-none-any.whl"
+                body = f'<a href="/{wheel}">{wheel}</a>'.encode()
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.send_header("content-length", str(len(body) + 1000 * name.endswith(".whl")))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_an_index_that_goes_away_leaves_nothing(checkout, broken_index):
+    code, _, lines = checkout.set_up(
+        python=sys.executable, PIP_INDEX_URL=broken_index, PIP_RETRIES="0", PIP_NO_CACHE_DIR="1"
+    )
+    assert code != 0
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("requirements.txt could not be installed. Check the network")
+    assert not checkout.venv.exists()
+
+
+def test_a_proxy_that_does_not_answer_is_named(checkout):
+    proxy = f"http://127.0.0.1:{CLOSED_PORT}"
+    code, _, (line,) = checkout.set_up(
+        python=sys.executable,
+        PIP_INDEX_URL="https://index.invalid/simple",
+        PIP_RETRIES="0",
+        HTTPS_PROXY=proxy,
+    )
+    assert code != 0
+    assert line.startswith(
+        "requirements.txt could not be installed. "
+        f"Check the network connection and the proxy {proxy} and try again. pip says: ERROR: "
+    )
+    assert not checkout.venv.exists()
+
+
+@pytest.mark.parametrize("setting", ["PIP_REQUIRE_VIRTUALENV", "PIP_USER", "UV_SYSTEM_PYTHON"])
+def test_what_pip_does_elsewhere_does_not_matter(checkout, tmp_path, setting):
+    """Settings that some courses and hosts make for all of their users."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "nothing-1-py3-none-any.whl", "w") as wheel:
+        for name, text in {
+            "nothing.py": "",
+            "nothing-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: nothing\nVersion: 1\n",
+            "nothing-1.dist-info/RECORD": "",
+            "nothing-1.dist-info/WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n",
+        }.items():
+            wheel.writestr(name, text)
+    (checkout.root / "requirements.txt").write_text("nothing\n")
+    code, _, lines = checkout.set_up(python=sys.executable, WHEELS=str(wheels), **{setting: "1"})
+    assert (lines, code) == ([], 0)
+    assert list(checkout.venv.rglob("nothing.py"))
 
 
 def test_a_uv_that_does_not_run_is_passed_over(checkout):
@@ -202,6 +294,77 @@ def test_a_second_run_installs_nothing_and_new_requirements_update(checkout):
     os.utime(checkout.root / "requirements.txt", (later, later))
     assert checkout.set_up()[0] == 0
     assert checkout.what_uv_did() == ["venv", "pip", "pip"]
+
+
+def test_what_only_tests_need_is_installed_only_for_them(checkout):
+    checkout.add_python()
+    checkout.add_uv()
+    assert checkout.make("setup")[0] == 0
+    assert "tests/requirements.txt" not in checkout.calls.read_text()
+    for _ in range(2):
+        assert checkout.make(".venv/.ready-for-tests")[0] == 0
+        assert checkout.what_uv_did() == ["venv", "pip", "pip"]
+    assert checkout.calls.read_text().splitlines()[-1].endswith(" tests/requirements.txt")
+
+
+def test_when_it_cannot_be_installed_what_a_learner_has_stays(checkout):
+    checkout.add_python()
+    checkout.add_uv(when_installing='case "$*" in *tests/*) exit 2;; esac')
+    code, _, (line,) = checkout.make(".venv/.ready-for-tests")
+    assert code != 0
+    assert line.startswith("tests/requirements.txt could not be installed. Check the network")
+    assert checkout.make("setup")[0] == 0
+    assert checkout.what_uv_did() == ["venv", "pip", "pip"]  # the last make had nothing to do
+
+
+def test_targets_that_share_the_set_up_do_so_side_by_side(checkout):
+    checkout.add_python()
+    checkout.add_uv()
+    code, _, lines = checkout.make("-j", "setup", ".venv/.ready", ".venv/.ready-for-tests")
+    assert (lines, code) == ([], 0)
+    assert checkout.what_uv_did() == ["venv", "pip", "pip"]
+
+
+def test_targets_do_not_run_side_by_side(checkout):
+    """`make -j clean setup` makes what it has removed, and not the other way round."""
+    for name in ["rm", "rmdir", "find", "sleep"]:
+        if not (checkout.bin / name).exists():
+            (checkout.bin / name).symlink_to(shutil.which(name))
+    checkout.add_python()
+    checkout.add_uv()
+    (checkout.root / "helpers").mkdir()
+    (checkout.bin / "find").rename(checkout.bin / "really-find")
+    checkout.add_command("find", 'sleep 0.5; exec really-find "$@"')  # in the midst of `clean`
+    code, _, lines = checkout.make("-j", "clean", "setup")
+    assert (lines, code) == ([], 0)
+    assert (checkout.venv / ".ready").exists()
+
+
+def test_without_a_network_all_can_come_from_a_folder(checkout):
+    checkout.add_python()
+    checkout.add_uv()
+    assert checkout.make("setup", "WHEELS=../a stick")[0] == 0
+    last = checkout.calls.read_text().splitlines()[-1]
+    assert last.endswith("requirements.txt --no-index --find-links ../a stick")
+
+
+def test_a_folder_without_the_wheels_is_named(checkout):
+    code, _, (line,) = checkout.make("setup", "WHEELS=../a stick", f"PYTHON={sys.executable}")
+    assert code != 0
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert line.startswith(
+        "requirements.txt could not be installed. "
+        f"Has ../a stick what `make wheels` made with Python {version}? pip says: ERROR: "
+    )
+    assert not checkout.venv.exists()
+
+
+def test_a_folder_for_the_wheels_has_to_be_named(checkout):
+    checkout.add_python()
+    checkout.add_uv()
+    code, _, lines = checkout.make("wheels")
+    assert code != 0
+    assert lines == ["Name a folder: make wheels WHEELS=FOLDER"]
 
 
 def made_by_hand(checkout, python):
@@ -321,7 +484,7 @@ def test_clean_removes_what_the_project_made_and_nothing_else(checkout):
     load_or_create(checkout.root / "notebooks" / "certs")
     for _ in range(2):  # the second time there is nothing left to remove, which is no error
         code, _, lines = checkout.make("clean")
-        assert (code, lines) == (0, [])
+        assert (lines, code) == ([], 0)
         assert not [name for name in made if (checkout.root / name).exists()]
         assert not [name for name in theirs if not (checkout.root / name).exists()]
     assert not (checkout.root / "certs").exists()
@@ -334,6 +497,60 @@ def test_make_alone_lists_the_targets_and_makes_nothing(checkout):
     code, output, lines = checkout.make()
     assert code == 0
     assert lines == []
-    for target in ["lab", "check", "test", "notebooks", "bench", "soak", "clean"]:
+    targets = ["setup", "lab", "check", "test", "notebooks", "bench", "soak", "wheels", "clean"]
+    for target in targets:
         assert f"make {target} " in output
     assert not checkout.venv.exists()
+
+
+# ---- what is installed
+
+
+def pinned_by(*names):
+    """The packages to which these files give one exact version, on this Python and system."""
+    pinned = set()
+    for name in names:
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            if re.match(r"\w", line):
+                requirement = Requirement(line.split(" #")[0])
+                assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)), line
+                if not requirement.marker or requirement.marker.evaluate():
+                    pinned.add(canonicalize_name(requirement.name))
+    return pinned
+
+
+def all_that_comes_with(names):
+    """The names of these packages and of those that they need, as they are installed here."""
+    seen, todo = set(), list(names)
+    while todo:
+        name = canonicalize_name(todo.pop())
+        if name not in seen:
+            seen.add(name)
+            needed = map(Requirement, importlib.metadata.requires(name) or [])
+            todo += [r.name for r in needed if not r.marker or r.marker.evaluate({"extra": ""})]
+    return seen
+
+
+def test_all_that_a_learner_installs_is_pinned():
+    installed = all_that_comes_with(pinned_by("requirements.txt"))
+    assert len(installed) > 100
+    assert installed <= pinned_by("requirements.txt", ".ci/constraints.txt")
+
+
+def test_all_that_tests_install_is_pinned():
+    required = ["requirements.txt", "tests/requirements.txt"]
+    installed = all_that_comes_with(pinned_by(*required))
+    assert installed <= pinned_by(*required, ".ci/constraints.txt")
+
+
+def test_each_version_stands_in_one_place():
+    """Where pip cannot have it, it would else speak of versions that are in conflict."""
+    files = ["requirements.txt", "tests/requirements.txt", ".ci/constraints.txt"]
+    pinned = [name for file in files for name in pinned_by(file)]
+    assert sorted(pinned) == sorted(set(pinned))
+
+
+def test_tests_need_what_a_learner_needs_first():
+    text = (ROOT / "tests" / "requirements.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^[^#\n].*$", text, re.MULTILINE)[0] == "-r ../requirements.txt"
+    assert "\n-c .ci/constraints.txt\n" in REQUIREMENTS
