@@ -308,6 +308,45 @@ def test_a_disk_that_fills_up_leaves_the_set_as_it_was(tmp_path, monkeypatch, do
     assert contents(files_in(tmp_path)) == before
 
 
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """A checkout that its user cannot write to, and the user's home beside it."""
+    monkeypatch.setattr(certificates, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    # Root may write anywhere, so the answer is made up.
+    can_write = os.access
+
+    def access(path, mode):
+        return not Path(path).is_relative_to(tmp_path / "checkout") and can_write(path, mode)
+
+    monkeypatch.setattr(os, "access", access)
+    (tmp_path / "checkout").mkdir()
+    return tmp_path / "checkout"
+
+
+def test_in_a_checkout_that_is_shared_each_user_has_their_own(shared, tmp_path):
+    made = load_or_create(shared / "certs")
+    assert made.ca_file == tmp_path / "home" / ".http3-streaming" / "certs" / "ca.pem"
+    assert_belong_together(made)
+    assert load_or_create(shared / "certs") == made
+    assert list(shared.iterdir()) == []
+
+
+def test_what_somebody_else_left_in_it_is_not_used(shared, tmp_path):
+    (shared / "certs").mkdir()
+    (shared / "certs" / "cert.pem").write_text("whatever")
+    assert load_or_create(shared / "certs").ca_file.is_relative_to(tmp_path / "home")
+
+
+def test_elsewhere_a_directory_is_what_it_was_asked_to_be(shared, tmp_path):
+    assert load_or_create(tmp_path / "mine").ca_file == tmp_path / "mine" / "ca.pem"
+
+
+def test_in_a_checkout_of_ones_own_they_are_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(certificates, "CHECKOUT", tmp_path)
+    assert load_or_create(tmp_path / "certs").ca_file == tmp_path / "certs" / "ca.pem"
+
+
 def test_a_file_in_the_directorys_place_is_named(tmp_path):
     (tmp_path / "certs").write_text("mine")
     with pytest.raises(CertificateFileError, match=r"certs: .* Pass a directory"):

@@ -43,6 +43,7 @@ MARGIN = timedelta(days=1)
 LOCK_TIMEOUT_S = 10.0
 # OpenSSL takes no less at any of its security levels above 0.
 MIN_RSA_BITS = 1024
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,22 @@ def load_or_create(
     this at once. A call with other names replaces the files: give each set of names a directory of
     its own. Nothing is written where they serve, so the disk may be full or read-only then.
 
+    A class may share one checkout that none of it can write to. What would be in there is then in
+    the same place below `.http3-streaming` in the user's home.
+
+    The paths that are returned are absolute: changing the working directory changes nothing.
     Raises CertificateFileError where a name cannot be in a certificate, or the directory cannot be
     used, or holds a certificate that trustme did not make; that one is never overwritten.
     """
-    directory = Path(directory)
     names = [_as_in_certificate(name) for name in ([names] if isinstance(names, str) else names)]
     if not names:
         raise CertificateFileError("A certificate needs a name. Pass names=..., or leave it out.")
-    files = Credentials(*(directory / name for name in ("ca.pem", "cert.pem", "key.pem")))
+    directory = Path(directory).absolute()
+    files = _files(directory)
+    if _serve(files, names):
+        return files
+    directory = _writable(directory)
+    files = _files(directory)
     if _serve(files, names):
         return files
     try:
@@ -86,6 +95,19 @@ def load_or_create(
             "write to, and that no other program keeps locked."
         ) from error
     return files
+
+
+def _files(directory: Path) -> Credentials:
+    return Credentials(*(directory / name for name in ("ca.pem", "cert.pem", "key.pem")))
+
+
+def _writable(directory: Path) -> Path:
+    if not directory.is_relative_to(CHECKOUT):
+        return directory
+    there = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    if os.access(there, os.W_OK):
+        return directory
+    return Path.home() / ".http3-streaming" / directory.relative_to(CHECKOUT)
 
 
 @contextlib.contextmanager
