@@ -87,6 +87,14 @@ def test_a_guess_is_announced_and_its_verdict_has_no_heading(path):
 
 
 @each_notebook
+def test_a_copy_elsewhere_says_where_it_belongs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = code_cells(path)[0]
+    with pytest.raises(AssertionError, match=r"No helpers/ above .+: put this notebook into noteb"):
+        exec("".join(first["source"]), {})
+
+
+@each_notebook
 def test_nothing_was_written_to_stderr(path):
     for cell in code_cells(path):
         assert not [out for out in cell["outputs"] if out.get("name") == "stderr"], cell["id"]
