@@ -611,3 +611,17 @@ def test_a_jupyterlab_that_does_not_start(tmp_path, monkeypatch):
     monkeypatch.setattr(HBChannel, "run", lambda channel: 1 / 0)
     line = failure_of("JupyterLab")
     assert "it does not start: ImportError: tornado is too old. " in line
+
+
+def test_a_home_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "home" / "runtime"))
+    (tmp_path / "home").mkdir()
+    can_write = os.access
+
+    def access(path, mode):  # root may write anywhere
+        return Path(path) != tmp_path / "home" and can_write(path, mode)
+
+    monkeypatch.setattr(os, "access", access)
+    line = failure_of("JupyterLab")
+    assert f"it keeps files in {tmp_path / 'home' / 'runtime'}, and {tmp_path / 'home'} " in line
+    assert "Give it a home that can: " in line

@@ -30,10 +30,24 @@ PYTHON = "(__import__('sys').prefix, __import__('platform').python_version())"
 
 def jupyterlab() -> str:
     """Check that JupyterLab can be started and that its `python3` kernel is this Python."""
+    _home()
     # zmq needs a selector loop, which on Windows is not the default.
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         version = runner.run(_jupyterlab())
     return f"{version}, and its kernel is this Python: 1 + 1 is 2 there"
+
+
+def _home() -> None:
+    """Check that Jupyter can keep its files, which it does in the user's home by default."""
+    from jupyter_core.paths import jupyter_config_dir, jupyter_runtime_dir
+
+    for directory in (Path(jupyter_runtime_dir()), Path(jupyter_config_dir())):
+        there = next(path for path in (directory, *directory.parents) if path.exists())
+        if not os.access(there, os.W_OK):
+            raise Fault(
+                f"it keeps files in {directory}, and {there} cannot be written to.",
+                "Give it a home that can: `HOME=/path/to/a/folder make lab`.",
+            )
 
 
 async def _jupyterlab() -> str:
