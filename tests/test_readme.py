@@ -23,6 +23,7 @@ from tests import exercises, picture, shipped
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEACHING = (ROOT / ".github" / "TEACHING.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(match[1], match[2]) for match in BLOCK.finditer(README)]
 PROSE = BLOCK.sub("", README)
@@ -59,9 +60,9 @@ FOREIGN = {
 }
 
 
-def table(head):
+def table(head, page=README):
     """The rows of the table whose head begins so, each a list of its cells."""
-    lines = README.split(f"\n| {head} |")[1].split("\n\n")[0].splitlines()[2:]
+    lines = page.split(f"\n| {head} |")[1].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -155,9 +156,9 @@ def test_the_names_in_the_notebooks_are_those_of_the_readme():
     assert shown == ours
 
 
-@pytest.mark.parametrize("row", table("notebook | stop at"), ids=lambda row: row[1])
+@pytest.mark.parametrize("row", table("notebook | stop at", TEACHING), ids=lambda row: row[1])
 def test_each_place_to_stop_at_is_a_heading(row):
-    number, place, _ = row
+    number, place, *_ = row
     (name,) = (name for name in NOTEBOOKS if name.startswith(f"{number}_"))
     headings = re.findall(r"^#+ (.+)$", "\n".join(texts(name)), re.MULTILINE)
     assert place.strip("*") in headings
