@@ -106,7 +106,7 @@ def test_only_the_owner_may_read_the_key(tmp_path):
 
 def test_the_default_is_certs_in_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load_or_create().cert_file == Path("certs/cert.pem")
+    assert load_or_create().cert_file == tmp_path / "certs" / "cert.pem"
     assert (tmp_path / "certs" / "cert.pem").exists()
 
 
