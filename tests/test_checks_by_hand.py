@@ -27,7 +27,7 @@ def pair(tmp_path_factory):
 @pytest.fixture
 def impatient(monkeypatch):
     """Answers that hang are given less time, to save time here."""
-    monkeypatch.setattr(oracle, "TIMEOUT_S", 2.0)
+    monkeypatch.setattr(oracle, "TIMEOUT_S", 3.0)
 
 
 def text(verdict, state):
@@ -128,9 +128,9 @@ async def write(self, stream_id, data):
             """
             async def write(self, stream_id, data):
                 await super().write(stream_id, data)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.3)
             """,
-            "4 MiB",
+            "writes on while its reader sleeps",
         ),
         (
             """

@@ -56,10 +56,12 @@ MIB = 2**20
 # 512 KiB, and as much again for who counts in larger steps.
 AHEAD_BYTES = 2 * MIB
 GROWTH_BYTES = 4 * MIB
-STILL_BEATS = 15
-"""A writer that has not moved for so long waits."""
-TIMEOUT_S = 3.0
-LIMIT_S = 10.0
+STILL_BEATS = 75
+"""A writer that has not moved for so long waits: for its reader, or for a time that it chose."""
+MOVING_BEATS = 400
+TIMEOUT_S = 6.0
+# Of a whole transfer. A busy machine needs ten seconds where an idle one needs half of one.
+LIMIT_S = 60.0
 HEARS_WITHIN_BEATS = 75
 
 
@@ -201,6 +203,8 @@ class _Flood:
     """A handler that writes 4 MiB, and how far it got."""
 
     written: int = 0
+    moves_on: bool = False
+    """Whether it still did when its reader had slept for long."""
     took_s: float | None = None
     error: BaseException | None = None
 
@@ -246,7 +250,9 @@ def _judge_patient(stage: _Stage, answer: type, files: Credentials) -> Verdict:
     body = bytearray()
     with (
         _served(stage, answer, files, {"/flood": flood, "/line": line}) as url,
-        httpx2.Client(transport=HTTP3Transport(files.ca_file), timeout=TIMEOUT_S) as client,
+        httpx2.Client(
+            transport=HTTP3Transport(files.ca_file, connect_timeout_s=TIMEOUT_S), timeout=TIMEOUT_S
+        ) as client,
     ):
         client.get(f"{url}/line")  # so that no handshake is measured
         with client.stream("GET", f"{url}/flood") as response:
@@ -258,7 +264,7 @@ def _judge_patient(stage: _Stage, answer: type, files: Credentials) -> Verdict:
                     return _nothing_came(stage, flood, error)
                 _wait_until_still(flood)
                 ahead_bytes, growth_bytes = flood.size_bytes, grown_bytes()
-            if flood.took_s is not None or ahead_bytes > AHEAD_BYTES:
+            if flood.took_s is not None or flood.moves_on or ahead_bytes > AHEAD_BYTES:
                 return _did_not_wait(stage, flood, ahead_bytes, growth_bytes)
             if growth_bytes > GROWTH_BYTES:
                 return stage.wrong(
@@ -361,12 +367,15 @@ def _memory() -> Iterator[Callable[[], int]]:
 
 
 def _wait_until_still(flood: _Flood) -> None:
-    """Sleep, as the slow reader, until the writer stands still or has ended."""
+    """Sleep, as the slow reader, until the writer stands still or has ended, or moves on."""
     still_beats, last = 0, -1
-    while still_beats < STILL_BEATS and flood.took_s is None and flood.error is None:
+    for _ in range(MOVING_BEATS):
+        if still_beats == STILL_BEATS or flood.took_s is not None or flood.error is not None:
+            return
         time.sleep(BEAT_S)
         still_beats = still_beats + 1 if flood.written == last else 0
         last = flood.written
+    flood.moves_on = True
 
 
 def _wait_for(condition: Callable[[], object], beats: int = HEARS_WITHIN_BEATS) -> bool:
@@ -421,7 +430,9 @@ def _judge_attentive(stage: _Stage, answer: type, files: Credentials) -> Verdict
     handlers: Handlers = {"/leaves": leaves, "/stays": stays, "/vanishes": vanishes, "/": line}
 
     def new_client() -> httpx2.Client:
-        return httpx2.Client(transport=HTTP3Transport(files.ca_file), timeout=TIMEOUT_S)
+        return httpx2.Client(
+            transport=HTTP3Transport(files.ca_file, connect_timeout_s=TIMEOUT_S), timeout=TIMEOUT_S
+        )
 
     with _served(stage, answer, files, handlers) as url, new_client() as client:
         if client.get(f"{url}/").text != "one line\n":
