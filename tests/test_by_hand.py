@@ -14,7 +14,7 @@ import pytest
 from helpers.background import Background
 from helpers.client import HTTP3Transport
 from helpers.link import Link
-from tests import by_hand
+from tests import by_hand, stack_picture
 
 MAX_LINES = 120
 MIB = 2**20
@@ -92,6 +92,12 @@ def test_its_notebook_is_told_nothing_of_the_helpers_in_its_cells():
     assert "helpers" not in source
     names = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
     assert not names & {"server", "client", "Server", "httpx2", "HTTP3Transport"}
+
+
+def test_its_picture_can_be_drawn(tmp_path):
+    stack_picture.draw().save(tmp_path / "drawn.png")
+    for path in (tmp_path / "drawn.png", stack_picture.PICTURE):
+        assert path.read_bytes().startswith(b"\x89PNG")
 
 
 # ---- that it works
