@@ -27,7 +27,7 @@ FLOORS = [
     {"certificates", "http2", "link", "stream", "timeline", "wire"},
     {"connection", "exchange"},
     {"client", "server"},
-    {"__main__", "checks", "preflight"},
+    {"__main__", "browser", "checks", "preflight"},
 ]
 # What watches a run, or stands in its way, is the program's: those who run know nothing of it.
 UNKNOWN_TO = {room: {"http2", "link", "timeline", "wire"} for room in ("client", "server")}

@@ -13,6 +13,7 @@ from helpers.certificates.credentials import (
     describe,
     explain_distrust,
     load_or_create,
+    spki_sha256,
 )
 from helpers.certificates.extensions import is_for, why_not_for_servers
 from helpers.errors import CertificateFileError
@@ -29,5 +30,6 @@ __all__ = [
     "explain_distrust",
     "is_for",
     "load_or_create",
+    "spki_sha256",
     "why_not_for_servers",
 ]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.certificates.credentials import spki_sha256
+from helpers.browser import add_page
+from helpers.certificates import spki_sha256
 from helpers.connection.aioquic_inside.quic import LOOPBACK_DATAGRAM_BYTES, QUICLayer
 from helpers.errors import ClientDisconnected
 from helpers.server import Server
@@ -329,3 +330,30 @@ def test_a_page_that_is_closed_ends_the_handler(browser, site, endless):
     page.wait_for_function("""text.textContent.includes("number 3")""")
     page.close()
     assert " has gone: " in why_it_ended(ends, told)
+
+
+def test_the_page_of_the_notebook_shows_the_bar(browser, site):
+    """As notebook 02 opens it, with an event each time that the page has shown the one before."""
+    shown = asyncio.Queue()
+
+    @site.route("/progress")
+    async def progress(request, response):
+        response.write_header(200, {"content-type": "text/event-stream"})
+        for percent in (20, 60, 100):
+            await response.write(f"event: progress\ndata: {percent}\n\n")
+            await response.flush()
+            await shown.get()
+        await response.write("event: done\ndata: all of it\n\n")
+
+    @site.route("/shown")
+    async def one_more(request, response):
+        shown.put_nowait(True)
+
+    page = browser.new_page()
+    page.goto(add_page(site, "/progress"))
+    for percent in (20, 60, 100):
+        page.wait_for_function("percent => bar.value === percent", arg=percent)
+        page.evaluate("fetch('/shown')")
+    page.wait_for_function("text.textContent === 'done: all of it'")
+    page.wait_for_function("protocol.textContent === 'h3'")
+    page.close()
