@@ -1,6 +1,6 @@
-"""Draws the README's picture from three runs: `python -m tests.picture`.
+"""Draws the pictures at the top of README and notebooks from three runs: `python -m tests.picture`.
 
-The text that stands for it in the README is written anew with it.
+The text that stands for the README's is written anew with it.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import httpx2
 
 from helpers.certificates import load_or_create
 from helpers.client import HTTP3Transport
+from helpers.display import sketch
 from helpers.server import Server
 from helpers.timeline import Timeline
 
@@ -61,11 +62,16 @@ def record(gap_s, folder):
 
 
 def main():
-    """Record the three runs, store their picture, and put what it shows into the README."""
+    """Record the three runs, store their pictures, and put what one shows into the README."""
     with tempfile.TemporaryDirectory() as folder:
-        picture = Timeline.compare(record(0.1, folder))
+        timelines = record(0.1, folder)
+    picture = Timeline.compare(timelines)
     PICTURE.parent.mkdir(exist_ok=True)
     picture.save(PICTURE)
+    del timelines["take over"]
+    Timeline.compare(timelines).save(PICTURE.with_name("flush.png"))
+    sketch.files().save(PICTURE.with_name("files.png"))
+    sketch.stack().save(PICTURE.with_name("stack.png"))
     readme = README.read_text(encoding="utf-8")
     link = f"![{picture.alt}]({PICTURE.relative_to(ROOT).as_posix()})"
     README.write_text(IN_README.sub(link, readme), encoding="utf-8")

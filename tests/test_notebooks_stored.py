@@ -159,3 +159,39 @@ def test_no_path_of_the_machine_it_ran_on_is_stored(path):
         stored = json.dumps(cell["outputs"])
         assert ROOT.as_posix() not in stored, cell["id"]
         assert not re.search(MACHINE_PATH, stored), cell["id"]
+
+
+def texts(path):
+    return [cell.source for cell in exercises.read(path).cells if cell.cell_type == "markdown"]
+
+
+@each_notebook
+def test_each_rfc_that_is_named_is_a_link(path):
+    for text in texts(path):
+        for found in re.finditer(r"RFC \d{4}(?: section [\d.]*\d)?", text):
+            assert text[found.start() - 1] == "[", text[found.start() - 60 : found.end()]
+            assert re.match(r"\]\(https://www\.rfc-editor\.org/rfc/rfc\d+", text[found.end() :])
+
+
+@each_notebook
+def test_each_picture_and_link_in_a_text_leads_somewhere(path):
+    for text in texts(path):
+        for picture, words, target in re.findall(r"(!?)\[([^]]*)\]\(([^)#]+)", text):
+            if not target.startswith("https://"):
+                assert (path.parent / target).exists(), target
+            if picture:
+                assert words.startswith(("Drawing: ", "Screenshot: ")), words
+
+
+@each_notebook
+def test_a_recap_has_five_questions_with_folded_answers(path):
+    (recap,) = (text for text in texts(path) if text.startswith("## Recap"))
+    assert len(re.findall(r"^\d\. .*\?$", recap, re.MULTILINE)) == 5
+    assert recap.count("<details><summary>Answer</summary>") == 5
+    assert 3 <= len(re.findall(r"^- .*https://", recap, re.MULTILINE)) <= 6
+
+
+@each_notebook
+def test_the_first_screen_has_a_picture_that_is_drawn(path):
+    (title,) = (text for text in texts(path)[:2] if text.startswith("# "))
+    assert title.index("![Drawing: ") < title.index("**What you'll do**")
