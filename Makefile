@@ -40,7 +40,8 @@ setup: .venv/.ready
 lab: .venv/.ready
 	@echo "JupyterLab starts; Control-C here, twice, stops it."
 	@$(BIN)/python -m jupyterlab --log-level=WARN $(KERNELS) --ip=127.0.0.1 \
-	    --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks \
+	    --ServerApp.root_dir="$(CURDIR)" \
+	    --LabApp.app_settings_dir=.jupyter --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb \
 	    $$(test "$$(id -u)" -ne 0 || echo --allow-root) $(ARGS)
 
 check: .venv/.ready

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import importlib.util
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -241,3 +242,9 @@ def test_jupyterlab_opens_where_make_lab_does():
     (plain,) = (line for line in LINES if " -m jupyterlab " in line)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert plain.split(" -m jupyterlab ")[1] in makefile
+    assert (ROOT / plain.split("default_url=/lab/tree/")[1]).exists()
+
+
+def test_jupyterlab_asks_no_question_about_news():
+    settings = json.loads((ROOT / ".jupyter" / "overrides.json").read_text(encoding="utf-8"))
+    assert settings["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
