@@ -465,7 +465,7 @@ class Page(HTMLParser):
         assert not self._open
 
     def handle_starttag(self, tag, attrs):
-        assert tag in ("table", "caption", "tr", "th", "td")
+        assert tag in ("table", "caption", "tr", "th", "td", "style")
         self._open.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
@@ -479,7 +479,7 @@ class Page(HTMLParser):
             self.captions.append(data)
         elif tag == "th":
             self.headers.append((data, attrs["scope"]))
-        else:
+        elif tag != "style":
             self.cells.append(data)
 
 

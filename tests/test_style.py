@@ -123,7 +123,7 @@ def test_a_picture_is_described_in_words(shown):
     assert image["text/plain"] == repr(picture) == "<a line>"
     assert words["text/html"] == (
         "<details><summary>The picture in words</summary>"
-        "A line &amp;amp; a word: 1 &lt; 2.</details>" + style.IN_THE_DARK
+        "A line &amp;amp; a word: 1 &lt; 2.</details>" + style.PAGE_STYLE
     )
 
 

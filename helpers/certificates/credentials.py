@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from helpers.certificates import extensions, pem
+from helpers.display import style
 from helpers.errors import CertificateFileError
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -380,6 +381,9 @@ class Description:
         return "\n".join([*lines, *map(repr, self.chain)])
 
     def _repr_html_(self) -> str:
+        return self._card() + style.PAGE_STYLE
+
+    def _card(self) -> str:
         # Text and lines take the page's colours: readable on light and on dark.
         left = "text-align: left; vertical-align: top"
         rows = "\n".join(
@@ -390,7 +394,7 @@ class Description:
         border = "border: 1px solid var(--jp-border-color1, currentColor)"
         caption = f'<caption style="{left}; font-weight: bold">{escape(self.title)}</caption>'
         card = f'<table style="{border}; margin: 0.5em 0">\n{caption}\n{rows}\n</table>\n'
-        return card + "".join(issuer._repr_html_() for issuer in self.chain)
+        return card + "".join(issuer._card() for issuer in self.chain)
 
 
 def describe(path: str | os.PathLike[str]) -> Description:

@@ -34,14 +34,20 @@ PIXELS_PER_INCH = 96
 SHARPNESS = 2
 """Pixels stored for each CSS pixel, along one side: screens with a high density show them all."""
 
-IN_THE_DARK = """<style>
+PAGE_STYLE = """<style>
 [data-jp-theme-light="false"] :is(.jp-RenderedImage img, .jp-RenderedMarkdown img[alt^="Drawing"]) {
   filter: invert(0.93) hue-rotate(180deg);
+}
+.jp-OutputArea-output pre {
+  overflow-wrap: anywhere;
+  word-break: normal;
 }
 </style>"""
 """For JupyterLab, whose page says which theme is on; other pages take no notice.
 
-Of the images in texts only the drawings are turned, not the screenshots."""
+In the dark, of the images in texts only the drawings are turned round, not the screenshots. And
+texts, such as an error's message, break between words: JupyterLab itself breaks them anywhere.
+"""
 
 RC_PARAMS: "dict[RcKeyType, object]" = {
     "axes.edgecolor": MUTED,
@@ -127,4 +133,4 @@ class Picture:
         image = base64.b64encode(png.getvalue()).decode()
         display({"image/png": image, "text/plain": self.text}, metadata=metadata, raw=True)
         words = f"<details><summary>The picture in words</summary>{escape(self.alt)}</details>"
-        display({"text/html": words + IN_THE_DARK, "text/plain": self.alt}, raw=True)
+        display({"text/html": words + PAGE_STYLE, "text/plain": self.alt}, raw=True)
