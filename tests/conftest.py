@@ -19,7 +19,14 @@ PROCESS_WIDE_THREADS = {"tqdm_monitor"}
 # Side by side, a run is over when its last file is: these begin.
 LONGEST = {"test_checks", "test_leaving", "test_preflight", "test_learners_folder", "test_soak"}
 LONGEST |= {"test_aioquic_inside", "test_backpressure", "test_client_errors", "test_floods"}
-LONGEST |= {"test_freed", "test_fuzz", "test_setup", "02_buffered_stream", "03_takeover_stream"}
+LONGEST |= {
+    "test_checks_wrong_answers",
+    "test_freed",
+    "test_fuzz",
+    "test_setup",
+    "02_buffered_stream",
+    "03_takeover_stream",
+}
 COARSE_CLOCK = Path(__file__).parent / "coarse_clock"
 
 
