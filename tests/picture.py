@@ -68,10 +68,9 @@ def main():
     picture = Timeline.compare(timelines)
     PICTURE.parent.mkdir(exist_ok=True)
     picture.save(PICTURE)
-    del timelines["take over"]
-    Timeline.compare(timelines).save(PICTURE.with_name("flush.png"))
-    sketch.files().save(PICTURE.with_name("files.png"))
-    sketch.stack().save(PICTURE.with_name("stack.png"))
+    timelines["flush"].plot("ten lines").save(PICTURE.with_name("flush.png"))
+    for drawn in (sketch.files, sketch.stack, sketch.ways):
+        drawn().save(PICTURE.with_name(f"{drawn.__name__}.png"))
     readme = README.read_text(encoding="utf-8")
     link = f"![{picture.alt}]({PICTURE.relative_to(ROOT).as_posix()})"
     README.write_text(IN_README.sub(link, readme), encoding="utf-8")

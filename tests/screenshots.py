@@ -85,6 +85,7 @@ def main():
             page.wait_for_function("bar.value === 60 && protocol.textContent === 'h3'")
             page.screenshot(path=IMAGES / "browser.png")
             text = decrypted(server, credentials, Path(name))
+            page.set_viewport_size({"width": 960, "height": 100})  # it grows with the text
             page.set_content(f'<body style="{STYLE}">{escape(text)}')
             page.screenshot(path=IMAGES / "wireshark.png", full_page=True)
             context.close()

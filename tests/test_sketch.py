@@ -7,6 +7,7 @@ from helpers.display import sketch, style
 SKETCHES = {
     "stack": sketch.stack,
     "files": sketch.files,
+    "ways": sketch.ways,
     "signature": sketch.signature,
     "streams": lambda: sketch.streams(["GET /news", "GET /film", "GET /chat"]),
 }

@@ -113,6 +113,26 @@ def files() -> style.Picture:
     return draw(214, parts, alt, "A CA signs cert.pem for the server; ca.pem goes to the client")
 
 
+def ways() -> style.Picture:
+    """Return the two ways from a handler to its client: through the response, and past it."""
+    parts: list[Box | Arrow] = []
+    for top, colour in ((14, BLUE), (110, ORANGE)):
+        parts.append(Box(20, top, 150, "handler", "your code", colour))
+        parts.append(Box(530, top, 150, "stream", "DATA frames", colour))
+        parts.append(Box(760, top, 120, "client", "", colour))
+        parts.append(Arrow((680, top + 23), (760, top + 23), "", colour))
+    parts.append(Box(270, 14, 170, "response", "header, buffer, end", BLUE))
+    parts.append(Arrow((170, 37), (270, 37), "write, flush", BLUE))
+    parts.append(Arrow((440, 37), (530, 37), "", BLUE))
+    parts.append(Arrow((170, 133), (530, 133), "take_over, then write and close", ORANGE))
+    alt = (
+        "Two ways from a handler to its client. In the first the handler writes to the response, "
+        "which has header, buffer and end, and the response writes to the stream. In the second "
+        "the handler has taken over the stream, writes to it itself, and closes it."
+    )
+    return draw(170, parts, alt, "A handler writes to its response, or to the stream itself")
+
+
 def signature() -> style.Picture:
     """Return how a key pair signs: the private key makes a signature, the public one checks it."""
     parts: list[Box | Arrow] = [
