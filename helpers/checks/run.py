@@ -51,6 +51,7 @@ def try_answer(
     hint: str,
     read: Callable[[httpx2.Response], object] | None = None,
     wire: WireLog | None = None,
+    beats_afterwards: int = 0,
 ) -> Trial | Verdict:
     """Return the trial of an exercise's answer, or at once the verdict where it is no handler.
 
@@ -61,7 +62,7 @@ def try_answer(
     if not callable(handler):
         return wrong(f"A handler is an `async def` with (request, response), not {shown(handler)}.")
     try:
-        trial = run(handler, read, wire)
+        trial = run(handler, read, wire, beats_afterwards)
     except UsageError as error:
         return wrong(str(error))
     return unsolved(hint) if trial.did_nothing else trial
@@ -76,19 +77,20 @@ def run(
     handler: Handler,
     read: Callable[[httpx2.Response], object] | None = None,
     wire: WireLog | None = None,
+    beats_afterwards: int = 0,
 ) -> Trial:
     """Return the trial of a handler, which is asked once by a client of the same process.
 
     `read` is called with the streaming response, on a thread of its own; without it the body is
-    read to its end. Takes LIMIT_S and 2 s more at most where the machine is idle. Raises UsageError
-    where the handler is a plain function.
+    read to its end. Then the server's loop goes on for so many beats more. Takes LIMIT_S and 2 s
+    more at most where the machine is idle. Raises UsageError where the handler is a plain function.
     """
     with tempfile.TemporaryDirectory() as directory:
         files = load_or_create(directory)
         server = Server(cert_file=files.cert_file, key_file=files.key_file)
         server.route(PATH)(handler)  # says why, where it is no handler
         transport = HTTP3Transport(files.ca_file, connect_timeout_s=READ_TIMEOUT_S, wire=wire)
-        return _Run(server, transport, handler, read).to_its_end()
+        return _Run(server, transport, handler, read).to_its_end(beats_afterwards)
 
 
 class _Run:
@@ -122,14 +124,14 @@ class _Run:
         self._sent_at = perf_counter()
         self._returned_at: float | None = None
 
-    def to_its_end(self) -> Trial:
+    def to_its_end(self, beats_afterwards: int) -> Trial:
         with self._witness.at_work():
-            self._try()
+            self._try(beats_afterwards)
         self.trial.notes = self._witness.notes
         self.trial.never_awaited = self._witness.never_awaited
         return self.trial
 
-    def _try(self) -> None:
+    def _try(self, beats_afterwards: int) -> None:
         reader = threading.Thread(target=self._receive, name="trial-reader", daemon=True)
         logger = logging.getLogger("helpers.server")
         logger.addFilter(self._is_of_others)
@@ -138,6 +140,10 @@ class _Run:
             reader.start()
             while reader.is_alive() and self._free_beats < LIMIT_S / BEAT_S:
                 reader.join(BEAT_S)
+                self._free_beats += 1
+            last_beat = self._beats + beats_afterwards
+            while self._beats < last_beat and self._free_beats < LIMIT_S / BEAT_S:
+                time.sleep(BEAT_S)
                 self._free_beats += 1
         finally:
             answered = self._end(reader)

@@ -23,8 +23,8 @@ LINES = [f"data chunk #{i}\n" for i in range(10)]
 PIECE = bytes(64 * 1024)
 PIECES = 96
 REPORT_WAIT_TURNS = 100  # of 10 ms, or of more where the machine is busy
-# After a report, for a task that goes on to show it: it writes every 50 ms.
-GOING_ON_TURNS = 25
+# After a report, for a task that goes on to show it: as many beats as five of its writes take.
+BEATS_TO_GO_ON = 15
 NOT_TAKEN_OVER = (
     "The stream was never taken over: `stream = await response.take_over()` hands it out, and the "
     "response writes no more."
@@ -93,10 +93,8 @@ def check_handed_over(handler: Handler, reports: list[Exception]) -> Verdict:
         for _ in range(REPORT_WAIT_TURNS):
             if not reports:
                 time.sleep(0.01)
-        for _ in range(GOING_ON_TURNS):
-            time.sleep(0.01)
 
-    trial = try_answer(handler, "", leave_early)
+    trial = try_answer(handler, "", leave_early, beats_afterwards=BEATS_TO_GO_ON)
     if isinstance(trial, Verdict):
         return trial
     return trial.verdict(
