@@ -43,6 +43,7 @@ RUN_TIMEOUT_S = 50.0  # five times the ten seconds that it may take
 # What helpers import that comes with a package they need.
 COMES_WITH = {
     "idna": "trustme",
+    "ipywidgets": "jupyter",
     "IPython": "jupyter",
     "jupyter_client": "jupyter",
     "jupyter_core": "jupyter",
