@@ -27,9 +27,9 @@ module in it:
                  to say
 
 background (a loop on a thread), clock (time as QUIC needs it), errors and display (style: colours,
-table: rows, guess: a form, sketch: boxes and arrows) serve all of them; http2 is another server, to
-compare with. preflight looks whether this machine can run them (environment: Python and packages,
-kernel: JupyterLab). browser opens a page over HTTP/3.
+table: rows, sketch: boxes and arrows, guess and turn: each a form) serve all of them; http2 is
+another server, to compare with. preflight looks whether this machine can run them (environment:
+Python and packages, kernel: JupyterLab). browser opens a page over HTTP/3.
 
 Import from the folder, `from helpers.server import Server`: its `__init__` is the door, and what is
 behind it may move.

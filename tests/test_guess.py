@@ -1,10 +1,10 @@
-"""A guess is a form where there are widgets and a text where there are none; it is answered."""
+"""Guesses and numbers to turn are forms where there are widgets, texts where there are none."""
 
 import sys
 
 import pytest
 
-from helpers.display import Guess, guess
+from helpers.display import Guess, Turn, form
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_it_shows_a_form_and_the_text_in_its_place(displayed):
     chunks._ipython_display_()
     assert displayed[0]["text/plain"] == "Your guess: <How> many?"
     assert displayed[0]["text/html"] == "<p><b>Your guess:</b> &lt;How&gt; many?</p>"
-    assert displayed[0][guess.WIDGET]["model_id"]
+    assert displayed[0][form.WIDGET]["model_id"]
     chunks._control.value = "4"
     assert chunks.answer(5) == "It is 5 MiB. You guessed 4 MiB."
     chunks._ipython_display_()  # the cell is run again: the guess stays
@@ -74,3 +74,34 @@ def test_without_widgets_it_is_a_text(displayed, monkeypatch):
     chunks._ipython_display_()
     assert set(displayed[0]) == {"text/plain", "text/html"}
     assert chunks.answer(5) == "It is 5. (No guess was given.)"
+
+
+def test_a_number_is_turned(displayed):
+    size = Turn("bytes of each write", 100, 3000, 1000)
+    assert repr(size) == "To turn: bytes of each write, from 100 to 3000; it is 1000"
+    size._ipython_display_()
+    assert displayed[0]["text/plain"] == repr(size)
+    assert displayed[0][form.WIDGET]["model_id"]
+    size._slider.value = 2500
+    assert size.value == 2500
+    assert isinstance(size.value, int)
+    size.value = 10
+    assert size._slider.value == 100  # the slider keeps its ends
+    size._ipython_display_()
+    assert size.value == 100
+
+
+def test_a_fraction_is_turned_in_steps(displayed):
+    walk = Turn("seconds of the walk", 0.0, 1.0, 0.5)
+    walk._ipython_display_()
+    walk._slider.value = 0.25
+    assert walk.value == 0.25
+
+
+def test_without_widgets_a_number_is_set_in_code(displayed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    size = Turn("bytes of each write", 100, 3000, 1000)
+    size._ipython_display_()
+    assert set(displayed[0]) == {"text/plain", "text/html"}
+    size.value = 200
+    assert size.value == 200

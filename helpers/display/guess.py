@@ -4,10 +4,9 @@ In a notebook whose page can show widgets it is a small form; anywhere else, as 
 ipywidgets is not installed, it is a line of text, and a guess can be given in code: `guess.given`.
 """
 
-from html import escape
 from typing import Any
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
+from helpers.display import form
 
 
 class Guess:
@@ -63,26 +62,17 @@ class Guess:
         return f"Your guess: {self.question}{choices}"
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
+        self._control = self._make_control()
+        form.show(f"Your guess: {self.question}", repr(self), self._control)
 
-        form = self._form()
-        html = f"<p><b>Your guess:</b> {escape(repr(self).removeprefix('Your guess: '))}</p>"
-        data: dict[str, Any] = {"text/plain": repr(self), "text/html": html}
-        if form is not None:
-            data[WIDGET] = {"version_major": 2, "version_minor": 0, "model_id": form.model_id}
-        display(data, raw=True)
-
-    def _form(self) -> Any:
-        """Return the widgets, with what was given before; None where there are none."""
+    def _make_control(self) -> Any:
+        """Return the widget, with what was given before; None where there are none."""
         try:
             import ipywidgets
         except ImportError:
             return None
         earlier = self._control.value if self._control is not None else None
         if self.choices:
-            self._control = ipywidgets.RadioButtons(options=self.choices, value=earlier)
-        else:
-            hint = f"a number{f' of {self.unit}' if self.unit else ''}"
-            self._control = ipywidgets.Text(value=earlier or "", placeholder=hint)
-        label = ipywidgets.HTML(f"<b>Your guess:</b> {escape(self.question)}")
-        return ipywidgets.VBox([label, self._control])
+            return ipywidgets.RadioButtons(options=self.choices, value=earlier)
+        hint = f"a number{f' of {self.unit}' if self.unit else ''}"
+        return ipywidgets.Text(value=earlier or "", placeholder=hint)
