@@ -432,6 +432,33 @@ def test_a_pause_loses_what_comes_until_it_ends(echo):
     assert [datagram.fate for datagram in link.datagrams].count("lost") == 1
 
 
+def test_a_pause_may_end_by_itself(echo):
+    port, _ = echo
+    with Link(port, delay_ms=0) as link, udp_client(link.port) as sock:
+        link.pause(60)
+        link.pause(0.1)  # the last one counts
+        started = time.perf_counter()
+        sock.settimeout(0.02)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                assert ask(sock) == b"hello"
+                break
+        assert time.perf_counter() - started > 0.09
+        link.pause(60)
+        link.resume()
+        sock.settimeout(WAIT_S)
+        assert ask(sock) == b"hello"
+        link.pause(60)  # holds up no end
+
+
+@pytest.mark.parametrize("seconds", [-1, math.nan, math.inf, "3", True])
+def test_a_pause_that_is_no_time_is_refused(echo, seconds):
+    port, _ = echo
+    with Link(port) as link:
+        with pytest.raises(UsageError, match="A pause lasts a number of seconds"):
+            link.pause(seconds)
+
+
 def test_a_client_that_is_bound_anew_comes_from_another_port(echo):
     port, came_from = echo
     with Link(port, delay_ms=0) as link, udp_client(link.port) as sock:

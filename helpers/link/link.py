@@ -6,6 +6,7 @@ number of bytes.
 """
 
 import math
+import numbers
 from collections.abc import Callable
 
 from helpers.errors import UsageError
@@ -73,9 +74,17 @@ class Link(Between):
             relay.close()
             raise
 
-    def pause(self) -> None:
-        """Lose all that comes, until `resume`; raises UsageError where the link is not running."""
-        self._call(Relay.cut)
+    def pause(self, seconds: float | None = None) -> None:
+        """Lose all that comes, for so many seconds or until `resume`.
+
+        Raises UsageError where the link is not running, or that is no time to wait.
+        """
+        is_number = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and 0 <= seconds < math.inf):
+            raise UsageError(
+                f"A pause lasts a number of seconds, or until resume(), not {seconds!r}."
+            )
+        self._call(Relay.cut, seconds)
 
     def resume(self) -> None:
         """End a pause; raises UsageError where the link is not running."""
@@ -88,10 +97,10 @@ class Link(Between):
         """
         self._call(Relay.rebind)
 
-    def _call(self, method: Callable[[Relay], None]) -> None:
+    def _call(self, method: Callable[..., None], *args: object) -> None:
         if self._relay is None or self._port is None:
             raise UsageError(NOT_RUNNING)
-        self._background.run(_on_loop, method, self._relay, timeout_s=TIMEOUT_S)
+        self._background.run(_on_loop, method, self._relay, *args, timeout_s=TIMEOUT_S)
 
     @property
     def datagrams(self) -> list[Datagram]:
@@ -99,5 +108,5 @@ class Link(Between):
         return [] if self._relay is None else self._relay.datagrams
 
 
-async def _on_loop(method: Callable[[Relay], None], relay: Relay) -> None:
-    method(relay)
+async def _on_loop(method: Callable[..., None], *args: object) -> None:
+    method(*args)

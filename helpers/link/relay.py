@@ -61,6 +61,7 @@ class Relay:
         self._fronts: list[socket.socket] = []
         self._clients: dict[tuple[socket.socket, Address], Client] = {}
         self._forgetting = self._loop.call_later(IDLE_S, self._forget_the_silent)
+        self._mending: asyncio.TimerHandle | None = None
         self._recorded: deque[Datagram] = deque(maxlen=MAX_RECORDED)
         self._started_at = now_s()
 
@@ -99,6 +100,7 @@ class Relay:
     def close(self) -> None:
         """Close all sockets; what is on the way is lost."""
         self._forgetting.cancel()
+        self.mend()
         self._alarm.cancel()
         for client in list(self._clients.values()):
             self._forget(client)
@@ -199,13 +201,18 @@ class Relay:
 
     # ---- the line
 
-    def cut(self) -> None:
-        """From now on, lose what comes."""
+    def cut(self, seconds: float | None) -> None:
+        """From now on, lose what comes, for so long or until `mend`."""
+        self.mend()
         self._up.cut()
         self._down.cut()
+        if seconds is not None:
+            self._mending = self._loop.call_later(seconds, self.mend)
 
     def mend(self) -> None:
         """End what `cut` began."""
+        if self._mending is not None:
+            self._mending.cancel()
         self._up.mend()
         self._down.mend()
 
