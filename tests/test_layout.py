@@ -24,13 +24,13 @@ INSIDE = HELPERS / "connection" / "aioquic_inside"
 FLOORS = [
     {"clock", "display", "errors"},
     {"background"},
-    {"certificates", "http2", "link", "stream", "timeline", "wire"},
+    {"certificates", "desk", "http2", "link", "stream", "timeline", "wire"},
     {"connection", "exchange"},
     {"client", "server"},
     {"__main__", "browser", "checks", "preflight"},
 ]
 # What watches a run, or stands in its way, is the program's: those who run know nothing of it.
-UNKNOWN_TO = {room: {"http2", "link", "timeline", "wire"} for room in ("client", "server")}
+UNKNOWN_TO = {room: {"desk", "http2", "link", "timeline", "wire"} for room in ("client", "server")}
 SHOWN = {"Makefile", "README.md", "helpers", "notebooks", "requirements.txt", "tests"}
 # What Windows does not have, or not in the same sense: its os.kill ends the process.
 NOT_ON_WINDOWS = {

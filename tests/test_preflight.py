@@ -45,6 +45,7 @@ COMES_WITH = {
     "idna": "trustme",
     "ipywidgets": "jupyter",
     "IPython": "jupyter",
+    "ipywidgets": "jupyter",
     "jupyter_client": "jupyter",
     "jupyter_core": "jupyter",
     "packaging": "jupyter",

@@ -8,6 +8,12 @@ Without it: an answer is right when it runs, and wrong without a word why.
 from helpers.checks.buffered_stream import check_largest_write, check_pairs, check_progress_feed
 from helpers.checks.by_hand import check_attentive, check_patient, check_telling
 from helpers.checks.certificates import check_accepts, check_bundle, check_second_name
+from helpers.checks.real_network import (
+    check_line_length,
+    check_player,
+    check_resumed,
+    unknown_line,
+)
 from helpers.checks.takeover_stream import check_broken_off, check_handed_over, check_slow_reader
 
 __all__ = [
@@ -17,10 +23,14 @@ __all__ = [
     "check_bundle",
     "check_handed_over",
     "check_largest_write",
+    "check_line_length",
     "check_pairs",
     "check_patient",
+    "check_player",
     "check_progress_feed",
+    "check_resumed",
     "check_second_name",
     "check_slow_reader",
     "check_telling",
+    "unknown_line",
 ]
