@@ -1,4 +1,4 @@
-"""A UDP relay between a client and a server: it delays, holds back, or leads elsewhere."""
+"""A UDP relay that does what no line does: it holds back one direction, or leads elsewhere."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,12 @@ LOOPBACK = "127.0.0.1"
 class Relay:
     """Passes datagrams on between one client and the server on `target`, a port of loopback.
 
-    `port` is where the client sends. `delay_s` is what each datagram takes in each direction,
-    `holds_back` whether those to the client are lost. All of these may be set anew at any time.
+    `port` is where the client sends, `holds_back` whether what comes from the server is lost. This
+    and `target` may be set anew at any time.
     """
 
-    def __init__(self, target, delay_s=0.0):
+    def __init__(self, target):
         self.target = target
-        self.delay_s = delay_s
         self.holds_back = False
         self._client = None
         self._background = Background("relay")
@@ -44,14 +43,11 @@ class Relay:
 
     def _from_client(self, data, address):
         self._client = address
-        self._later(self._far, data, (LOOPBACK, self.target))
+        self._send(self._far, data, (LOOPBACK, self.target))
 
     def _from_server(self, data, address):
         if not self.holds_back and address[1] == self.target:
-            self._later(self._near, data, self._client)
-
-    def _later(self, side, data, address):
-        asyncio.get_running_loop().call_later(self.delay_s, self._send, side, data, address)
+            self._send(self._near, data, self._client)
 
     def _send(self, side, data, address):
         if not side.is_closing():

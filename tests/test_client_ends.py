@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from helpers.client import AsyncHTTP3Transport, HTTP3Transport
-from tests.relay import Relay
+from helpers.link import Link
 
 ROOT = Path(__file__).parent.parent
 WAIT_S = 30.0  # for what happens at once
@@ -111,8 +111,8 @@ async def test_who_connects_while_the_client_is_closed_leaves_no_connection(
     credentials, server, hello
 ):
     transport = AsyncHTTP3Transport(ca_file=credentials.ca_file)
-    with Relay(server.port, delay_s=0.05) as relay:
-        request = httpx2.Request("GET", f"https://127.0.0.1:{relay.port}/hello")
+    with Link(server, delay_ms=50) as link:
+        request = httpx2.Request("GET", link.url("/hello"))
         asking = asyncio.create_task(transport.handle_async_request(request))
         while not transport._dialing:  # noqa: ASYNC110 - the dialing itself is looked for
             await asyncio.sleep(0.001)

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.client import HTTP3Transport
 from helpers.connection import configuration, http3
+from helpers.link import Link
 from helpers.server import Server
 from tests.relay import Relay
 
@@ -118,9 +119,9 @@ def test_a_far_server_is_no_dead_one(client, new_server, monkeypatch):
     """Its round trip is longer than what a near one takes for dead."""
     monkeypatch.setattr(http3, "TRUSTED_PROBE_TIMEOUTS", 0)
     server = new_server("first")
-    with Relay(server.port, delay_s=0.3) as relay:
+    with Link(server, delay_ms=300) as link:
         for method in ("GET", "GET", "POST"):
-            ask(client, relay.port, method)
+            ask(client, link.port, method)
             driver = driver_of(client)
     assert set(client._transport._transport._all) == {driver}
 
