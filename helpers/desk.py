@@ -18,14 +18,16 @@ from helpers.display import style
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MAX_DELAY_MS = 300
 MAX_LOSS = 0.3
-SHOWN_S = 8.0
+SHOWN_S = 5.0
 """So far back the picture reaches."""
 REDRAWN_S = 0.1
 STOP_TIMEOUT_S = 5.0
 HEIGHT = 110
 MARGIN = 16
-# A wait of this many times the usual gap has its length written below it.
-LONG_GAPS = 1.6
+ROOM_FOR_A_LABEL = 48
+# The page's own, in light and dark; the others where it has none.
+DOT = f"var(--jp-brand-color1, {style.SERIES[0]})"
+WORDS = f"var(--jp-content-font-color1, {style.TEXT})"
 
 
 class Line(Protocol):
@@ -157,18 +159,17 @@ class Desk:
         width = style.WIDTH
         times = [at for at in list(self.arrivals) if at >= now - SHOWN_S]
 
+        per_s = (width - 2 * MARGIN) / SHOWN_S
+
         def x(at: float) -> float:
-            return width - MARGIN - (now - at) / SHOWN_S * (width - 2 * MARGIN)
+            return width - MARGIN - (now - at) * per_s
 
         parts = [
-            f'<rect width="{width}" height="{HEIGHT}" fill="{style.CARD}"/>',
-            f'<line x1="{MARGIN}" x2="{width - MARGIN}" y1="50" y2="50" stroke="{style.GRID}"/>',
-            *(f'<circle cx="{x(at):.1f}" cy="50" r="5" fill="{style.SERIES[0]}"/>' for at in times),
+            f'<line x1="{MARGIN}" x2="{width - MARGIN}" y1="50" y2="50" stroke="{style.MUTED}"/>',
+            *(f'<circle cx="{x(at):.1f}" cy="50" r="5" fill="{DOT}"/>' for at in times),
         ]
-        gaps = list(pairwise(times))
-        usual_s = sorted(after - before for before, after in gaps)[len(gaps) // 2] if gaps else 0.0
-        for before, after in gaps:
-            if after - before > LONG_GAPS * usual_s + 0.02:
+        for before, after in pairwise(times):
+            if (after - before) * per_s > ROOM_FOR_A_LABEL:
                 parts.append(_text((x(before) + x(after)) / 2, 76, _ms(after - before), "middle"))
         parts.append(_text(MARGIN, 24, self._words(now), "start"))
         parts.append(_text(width - MARGIN, HEIGHT - 8, "now", "end"))
@@ -195,6 +196,6 @@ def _ms(seconds: float) -> str:
 
 def _text(x: float, y: float, words: str, anchor: str) -> str:
     return (
-        f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" fill="{style.TEXT}" '
+        f'<text x="{x:.1f}" y="{y}" text-anchor="{anchor}" fill="{WORDS}" '
         f'font-family="sans-serif" font-size="13">{escape(words)}</text>'
     )

@@ -8,15 +8,13 @@ import contextlib
 import io
 import re
 import tempfile
-import time
 from pathlib import Path
 
 import httpx2
 
 from helpers.certificates import load_or_create
 from helpers.client import HTTP3Transport
-from helpers.display import sketch
-from helpers.link import Link
+from helpers.display import sketch, style
 from helpers.server import Server
 from helpers.timeline import Timeline
 
@@ -63,45 +61,33 @@ def record(gap_s, folder):
     return timelines
 
 
-def record_over_lines(delays_ms, gap_s, folder):
-    """The timelines of ten lines over lines that take so long each way, with their handshakes."""
-    credentials = load_or_create(folder)
-    timelines = {}
-    with Server(cert_file=credentials.cert_file, key_file=credentials.key_file) as server:
-
-        @server.route("/")
-        async def flush(request, response):
-            for number in range(10):
-                await response.write(b"data chunk #%d\n" % number)
-                await response.flush()
-                await asyncio.sleep(gap_s)
-
-        for delay_ms in delays_ms:
-            transport = HTTP3Transport(ca_file=credentials.ca_file)
-            with (
-                Link(server, delay_ms=delay_ms) as link,
-                httpx2.Client(transport=transport) as client,
-            ):
-                started = time.perf_counter()
-                with client.stream("GET", link.url()) as response:
-                    came = [(time.perf_counter() - started, chunk) for chunk in response.iter_raw()]
-                ended_s = time.perf_counter() - started
-            timelines[f"{delay_ms} ms each way"] = Timeline(came, ended_s)
-    return timelines
+def line():
+    """A client, a server and the line between them, with what may happen to a packet on it."""
+    blue, orange, _, purple = style.SERIES
+    parts = [
+        sketch.Box(30, 20, 150, "client", "at your end", blue, height=90),
+        sketch.Box(720, 20, 150, "server", "far away", orange, height=90),
+        sketch.Arrow((190, 34), (710, 34), "a packet takes its time, each way", blue),
+        sketch.Arrow((710, 70), (480, 70), "another gets lost", purple),
+        sketch.Arrow((710, 104), (190, 104), "and what came later goes on, or waits", orange),
+    ]
+    words = (
+        "A client, a server far away, and the line between them: a packet takes its time each way."
+    )
+    return sketch.draw(190, parts, words, "A line with distance and loss")
 
 
 def main():
     """Record the three runs, store their pictures, and put what one shows into the README."""
     with tempfile.TemporaryDirectory() as folder:
         timelines = record(0.1, folder)
-        over_lines = Timeline.compare(record_over_lines((0, 50, 200), 0.1, folder))
     picture = Timeline.compare(timelines)
     PICTURE.parent.mkdir(exist_ok=True)
     picture.save(PICTURE)
     timelines["flush"].plot("ten lines").save(PICTURE.with_name("flush.png"))
     for drawn in (sketch.files, sketch.stack, sketch.ways):
         drawn().save(PICTURE.with_name(f"{drawn.__name__}.png"))
-    over_lines.save(PICTURE.with_name("line.png"))
+    line().save(PICTURE.with_name("line.png"))
     readme = README.read_text(encoding="utf-8")
     link = f"![{picture.alt}]({PICTURE.relative_to(ROOT).as_posix()})"
     README.write_text(IN_README.sub(link, readme), encoding="utf-8")
