@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import socket
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -222,6 +224,7 @@ def _new_socket(
 ) -> socket.socket:
     """Return a new UDP socket, bound or connected to an address by `attach`; raises OSError."""
     sock = socket.socket(family, socket.SOCK_DGRAM)
+    _open_sockets.add(sock)
     try:
         sock.setblocking(False)
         if family == socket.AF_INET6:
@@ -234,6 +237,19 @@ def _new_socket(
         sock.close()
         raise
     return sock
+
+
+_open_sockets: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    """Close what a forked process has inherited: no loop of it runs there, and it held the port."""
+    for sock in list(_open_sockets):
+        sock.close()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _send(send: Callable[..., int], *arguments: object) -> None:
