@@ -74,7 +74,7 @@ def line():
     words = (
         "A client, a server far away, and the line between them: a packet takes its time each way."
     )
-    return sketch.draw(190, parts, words, "A line with distance and loss")
+    return sketch.draw(130, parts, words, "A line with distance and loss")
 
 
 def main():
