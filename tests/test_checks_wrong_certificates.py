@@ -149,7 +149,7 @@ TEXTS = {
     "a CA twice": (lambda a, b: text_of(a.ca_file, a.ca_file), "the second server"),
     "cut short": (lambda a, b: text_of(a.ca_file, b.ca_file)[:-200], "damaged"),
     "empty": (lambda a, b: "", "is empty"),
-    "a repr": (lambda a, b: repr(text_of(a.ca_file, b.ca_file)), "it has no -----BEGIN line"),
+    "a repr": (lambda a, b: repr(text_of(a.ca_file, b.ca_file)), "before a -----BEGIN on its line"),
 }
 
 

@@ -125,7 +125,9 @@ async def test_a_connection_that_is_given_up_while_it_sends_leaves_no_timer():
 
 @pytest.mark.anyio
 async def test_who_waits_for_the_last_acknowledgement_looks_whenever_something_happened():
-    driver = Driver(new_configuration(is_client=True), lambda data, address: None, lambda: None)
+    driver = Driver(
+        new_configuration(is_client=True), lambda data, address: None, lambda: None, lambda: None
+    )
     connecting = asyncio.create_task(driver.connect(("127.0.0.1", 9)))
     await asyncio.sleep(0)
     busy = True

@@ -45,7 +45,6 @@ COMES_WITH = {
     "idna": "trustme",
     "ipywidgets": "jupyter",
     "IPython": "jupyter",
-    "ipywidgets": "jupyter",
     "jupyter_client": "jupyter",
     "jupyter_core": "jupyter",
     "packaging": "jupyter",
