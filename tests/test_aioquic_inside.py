@@ -30,6 +30,7 @@ from aioquic.quic.logger import QuicLogger, QuicLoggerTrace
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
+    QuicPacketType,
     pull_quic_transport_parameters,
     push_quic_transport_parameters,
 )
@@ -195,7 +196,11 @@ SIGNATURES = {
     # What is called.
     QuicPacketRecovery.get_probe_timeout: "self include_max_ack_delay",
     QuicConnection._on_max_stream_data_delivery: "self delivery stream",
+    QuicConnection._flush_builder: "self builder network_path peer_cid now",
+    QuicPacketBuilder.start_packet: "self packet_type crypto",
     QuicPacketBuilder.start_frame: "self frame_type capacity handler handler_args",
+    QuicLoggerTrace.encode_ping_frame: "self",
+    QuicLoggerTrace.encode_padding_frame: "self",
     QuicLoggerTrace.encode_max_stream_data_frame: "self maximum stream_id",
     QuicStreamReceiver.starting_offset: "self",
     H3Connection._get_or_create_stream: "self stream_id",
@@ -224,6 +229,11 @@ ATTRIBUTES = {
     "server._close_event": type(None),
     "server._close_at": float,
     "server._cryptos": dict,
+    "server._network_paths": list,
+    "server._packet_number": int,
+    "server._spin_bit": bool,
+    "server._version": int,
+    "builder._packet.in_flight": bool,
     "server._quic_logger": QuicLoggerTrace,
     "client._quic_logger": type(None),
     "client.tls._peer_certificate": x509.Certificate,
@@ -262,6 +272,7 @@ OWN_ATTRIBUTES = {"_unread_bytes", "_now", "_windows", "_granted_at"} | {
     "_large_bytes",
     "_large_from",
     "_black_holes",
+    "_full_datagrams",
 }
 
 
@@ -279,6 +290,10 @@ def test_private_attributes_have_the_types_that_are_relied_on(pair):
     things = type("Things", (), vars(pair) | {"http": http, "kept": kept})
     things.stream = pair.server._streams[0]
     things.space = pair.server._spaces[Epoch.ONE_RTT]
+    things.builder = QuicPacketBuilder(
+        host_cid=b"", peer_cid=b"", version=1, is_client=False, max_datagram_size=1200
+    )
+    things.builder.start_packet(QuicPacketType.ONE_RTT, pair.server._cryptos[Epoch.ONE_RTT])
     for path, kind in ATTRIBUTES.items():
         assert isinstance(operator.attrgetter(path)(things), kind), path
     for keyed_by_epoch in (pair.server._crypto_streams, pair.server._spaces):
@@ -697,12 +712,11 @@ def test_before_the_handshake_datagrams_stay_small(credentials):
 
 
 def test_the_first_window_has_room_for_two_datagrams(pair):
-    pair.server.raise_datagram_size(MAX_DATAGRAM_BYTES)
-    pair.settle()
-    assert pair.server._loss._cc.congestion_window >= 2 * LOOPBACK_DATAGRAM_BYTES
-    window = pair.server._loss._cc.congestion_window = 10**6
-    pair.server.raise_datagram_size(MAX_DATAGRAM_BYTES)
-    pair.settle()
+    control = pair.server._loss._cc
+    pair.server._set_datagram_size(LOOPBACK_DATAGRAM_BYTES)
+    assert control.congestion_window == 2 * LOOPBACK_DATAGRAM_BYTES
+    window = control.congestion_window = 10**6
+    pair.server._set_datagram_size(LOOPBACK_DATAGRAM_BYTES)
     assert pair.server._loss._cc.congestion_window == window
 
 
@@ -716,7 +730,7 @@ def test_the_stream_frame_has_room_for_the_length_of_the_largest_datagram():
 @pytest.mark.parametrize("raised", [False, True])
 def test_the_longest_http_datagram_leaves_and_one_byte_more_never_does(pair, stream_id, raised):
     if raised:
-        pair.client.raise_datagram_size(MAX_DATAGRAM_BYTES)
+        pair.client._set_datagram_size(LOOPBACK_DATAGRAM_BYTES)
     http = HTTP3Layer(pair.client)
     http.begin()
     pair.settle()

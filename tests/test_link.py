@@ -368,11 +368,19 @@ def test_each_datagram_that_passed_is_recorded_with_its_fate(echo):
     with Link(port, delay_ms=0, seed=3) as link, udp_client(link.port) as sock:
         assert link.datagrams == []
         ask(sock, b"1234567")
+        sock.send(bytes(1473))
+        ask(sock, bytes(1472))
         link.loss = 1
         sock.send(b"123")
-        wait_until(lambda: len(link.datagrams) == 3)
+        wait_until(lambda: len(link.datagrams) == 6)
     what = [(d.direction, d.size_bytes, d.fate) for d in link.datagrams]
-    assert what == [("up", 7, "delivered"), ("down", 7, "delivered"), ("up", 3, "lost")]
+    assert what[:2] == [("up", 7, "delivered"), ("down", 7, "delivered")]
+    assert what[2:] == [
+        ("up", 1473, "too long"),
+        ("up", 1472, "delivered"),
+        ("down", 1472, "delivered"),
+        ("up", 3, "lost"),
+    ]
     times = [datagram.time_s for datagram in link.datagrams]
     assert times == sorted(times)
     assert 0 <= times[0] < times[-1] < WAIT_S

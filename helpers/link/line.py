@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
-Fate = Literal["delivered", "lost", "late", "doubled"]
+Fate = Literal["delivered", "lost", "late", "doubled", "too long"]
 
 # Who is late is so at least; without distance nobody else would overtake it.
 LATE_S = 0.01
@@ -23,7 +23,8 @@ class Datagram(NamedTuple):
     """One datagram that came to a link: when, in which direction, how long, and its fate.
 
     `time_s` is in seconds since the link started; `direction` is "up" to the server or "down" to
-    the client; `fate` is "delivered", "lost", "late" (others overtook it) or "doubled".
+    the client; `fate` is "delivered", "lost", "late" (others overtook it), "doubled", or "too long"
+    for the line.
     """
 
     time_s: float

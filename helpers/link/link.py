@@ -29,10 +29,11 @@ class Link(Between):
 
     `server` is a running Server, or the port or (host, port) of any other program's; clients ask
     `link.url("/path")`. A datagram takes `delay_ms` each way, and up to `jitter_ms` more. With
-    `rate_mbit` it waits for those before it, `queue_ms` at most: what would wait longer is lost.
-    `loss` is the share that gets lost on the way; of the others, `reorder` is the share that takes
-    twice the time and is overtaken, `duplicate` that which arrives twice. These are attributes too,
-    which may be set while it runs, for what comes from then on.
+    `rate_mbit` it waits for those before it, `queue_ms` at most: what would wait longer is lost. So
+    is, as on Ethernet, what is longer than 1472 bytes. `loss` is the share that gets lost on the
+    way; of the others, `reorder` is the share that takes twice the time and is overtaken,
+    `duplicate` that which arrives twice. These are attributes too, which may be set while it runs,
+    for what comes from then on.
 
     The n-th datagram of a direction has the same fate whenever the `seed` is the same. Raises
     UsageError where a condition is out of range.

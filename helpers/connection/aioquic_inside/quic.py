@@ -34,9 +34,10 @@ from aioquic.quic.connection import (
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
+    QuicPacketType,
     pull_quic_transport_parameters,
 )
-from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch, ExtensionType
@@ -79,6 +80,8 @@ CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
 # Loopback has no 1500-byte links. 16383 is the most that the length field of aioquic's STREAM
 # frame holds (_write_stream_frame: push_uint16(length | 0x4000)).
 LOOPBACK_DATAGRAM_BYTES = 16000
+# Who has sent so many full ones asks whether a large one gets through. No short exchange does.
+FULL_DATAGRAMS_BEFORE_PROBE = 8
 # RFC 8899 section 5.1.2 (MAX_PROBES): after so many probe timeouts, large ones are what is lost.
 PROBES_OF_A_BLACK_HOLE = 3
 DEFAULT_MAX_UDP_PAYLOAD_BYTES = 65527  # RFC 9000 section 18.2, where the peer announces none
@@ -125,6 +128,7 @@ class QUICLayer(QuicConnection):
         self._large_bytes = 0
         self._large_from = 0.0
         self._black_holes = 0
+        self._full_datagrams = 0  # since the last probe
         limit = self._local_max_streams_uni
         limit.value = limit.sent = MAX_UNIDIRECTIONAL_STREAMS
 
@@ -137,8 +141,15 @@ class QUICLayer(QuicConnection):
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """Return the datagrams that are to be sent now, each with its address."""
         self._now = now
-        self._fit_datagrams()
-        return super().datagrams_to_send(now)
+        self._find_black_hole()
+        datagrams = super().datagrams_to_send(now)
+        if self._may_probe_size(now):
+            self._full_datagrams += sum(
+                len(data) == self._max_datagram_size for data, _ in datagrams
+            )
+            if self._full_datagrams >= FULL_DATAGRAMS_BEFORE_PROBE:
+                datagrams += self._size_probe(now)
+        return datagrams
 
     @property
     def _round_trip_s(self) -> float:
@@ -319,8 +330,7 @@ class QUICLayer(QuicConnection):
 
         Python pays per packet, so this is worth a factor of five there. Never more than the socket
         sends (`max_send_bytes`) or the peer announced as max_udp_payload_size (RFC 9000 section
-        18.2), and never towards another machine, where it would need path MTU discovery (RFC 9000
-        section 14.3): one that is `NEAR_S` away is another, a relay on loopback may lead there.
+        18.2), and not before one of them got through: a relay on loopback may lead elsewhere.
         """
         address = self.get_peer_address()
         if address is None or not ipaddress.ip_address(address[0].split("%")[0]).is_loopback:
@@ -328,19 +338,64 @@ class QUICLayer(QuicConnection):
         peer_limit_bytes = self._peer_max_udp_payload_bytes()
         self._large_bytes = min(LOOPBACK_DATAGRAM_BYTES, max_send_bytes, peer_limit_bytes)
 
-    def _fit_datagrams(self) -> None:
-        """Let datagrams be large where they get through."""
+    def _may_probe_size(self, now: float) -> bool:
         small_bytes = self.configuration.max_datagram_size
-        if self._max_datagram_size <= small_bytes:
-            is_near = self._loss._rtt_min < NEAR_S
-            if self._large_bytes > small_bytes and is_near and self._now >= self._large_from:
-                self._set_datagram_size(self._large_bytes)
-        elif self._loss._pto_count >= PROBES_OF_A_BLACK_HOLE:
+        return (
+            self._max_datagram_size <= small_bytes < self._large_bytes
+            and now >= self._large_from
+            and self._close_event is None
+        )
+
+    def _size_probe(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """Return a datagram of the large size that says nothing (RFC 8899, RFC 9000 section 14.4).
+
+        Where it is acknowledged, others may be as long.
+        """
+        self._large_from = math.inf  # until this one's fate is known
+        self._full_datagrams = 0
+        assert self._version is not None, "a connection with data to send has agreed on one"
+        builder = QuicPacketBuilder(
+            host_cid=self.host_cid,
+            is_client=self._is_client,
+            max_datagram_size=self._large_bytes,
+            packet_number=self._packet_number,
+            peer_cid=self._peer_cid.cid,
+            quic_logger=self._quic_logger,
+            spin_bit=self._spin_bit,
+            version=self._version,
+        )
+        builder.start_packet(QuicPacketType.ONE_RTT, self._cryptos[Epoch.ONE_RTT])
+        frame = builder.start_frame(QuicFrameType.PING, handler=self._on_size_probe_delivery)
+        frame.push_bytes(bytes(builder.remaining_buffer_space))  # each 0 is a PADDING frame
+        if self._quic_logger is not None and builder.quic_logger_frames is not None:
+            builder.quic_logger_frames += [
+                self._quic_logger.encode_ping_frame(),
+                self._quic_logger.encode_padding_frame(),
+            ]
+        # Its loss says nothing of how much the line carries: congestion control does not hear of it
+        # (RFC 9000 section 14.4).
+        assert builder._packet is not None
+        builder._packet.in_flight = False
+        return self._flush_builder(builder, self._network_paths[0], self._peer_cid.cid, now)
+
+    def _on_size_probe_delivery(self, delivery: QuicDeliveryState) -> None:
+        if delivery is QuicDeliveryState.ACKED:
+            self._set_datagram_size(self._large_bytes)
+        else:
+            self._wait_with_large_ones()
+
+    def _wait_with_large_ones(self) -> None:
+        # Perhaps the reader only slept: later and later, they have another chance.
+        self._black_holes += 1
+        self._large_from = self._now + 4**self._black_holes * self.probe_timeout_s()
+
+    def _find_black_hole(self) -> None:
+        """Let datagrams be small where large ones do not get through any more."""
+        small_bytes = self.configuration.max_datagram_size
+        is_large = self._max_datagram_size > small_bytes
+        if is_large and self._loss._pto_count >= PROBES_OF_A_BLACK_HOLE:
             self._set_datagram_size(small_bytes)
-            # Perhaps the reader only slept: later and later, large ones have another chance.
-            self._black_holes += 1
-            pauses = 10 * 4**self._black_holes
-            self._large_from = self._now + pauses * self.probe_timeout_s()
+            self._wait_with_large_ones()
             # What does not fit any more would stay at the head of the queue for ever.
             fitting = [d for d in self._datagrams_pending if len(d) <= self._max_frame_payload()]
             self._datagrams_pending = deque(fitting)
