@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import nbval.kernel
 import pytest
-from nbval.plugin import IPyNbFile
+from nbval.plugin import IPyNbCell, IPyNbFile
 
 from tests import exercises, shipped
 
@@ -85,6 +85,7 @@ def _write_elsewhere(notebook, name, config):
 
 
 def pytest_collection_modifyitems(items):
+    items += exercises_after_the_last_cell(items)
     places = [place for place, item in enumerate(items) if item.path.suffix == ".ipynb"]
     # Whatever order the tests are in, a notebook's cells run from top to bottom.
     cells = sorted((items[place] for place in places), key=lambda item: (item.path, item.cell_num))
@@ -93,6 +94,39 @@ def pytest_collection_modifyitems(items):
         _expect_what_the_solutions_print(cell)
         # nbval bounds each cell by itself and says which one: its 60 s have to come first.
         cell.add_marker(pytest.mark.timeout(90))
+
+
+def exercises_after_the_last_cell(cells):
+    """Return the exercises of what ships solved once more, to be run after all cells have been.
+
+    Many run a whole notebook first, to its last cell, which stops everything, and solve then.
+    """
+    cells = [cell for cell in cells if cell.path.suffix == ".ipynb"]
+    solved = {cell.path: [] for cell in cells if cell.path.parent.name == "solutions"}
+    for cell in cells:
+        if cell.path in solved:
+            solved[cell.path].append(cell)
+    again = []
+    for run in solved.values():
+        notebook = run[0].parent.nb
+        ids = exercises.ids_below(notebook, "## Exercises")
+        is_whole = len(run) == sum(cell.cell_type == "code" for cell in notebook.cells)
+        exercised = [
+            cell
+            for cell in run[:-1]
+            if is_whole and cell.cell.id in ids and not exercises.is_tagged(cell.cell, "nbval-skip")
+        ]
+        again += [
+            IPyNbCell.from_parent(
+                cell.parent,
+                name=f"{cell.name} again",
+                cell_num=len(run) + cell.cell_num,
+                cell=cell.cell,
+                options=cell.options,
+            )
+            for cell in exercised
+        ]
+    return again
 
 
 def _expect_what_the_solutions_print(item):

@@ -68,6 +68,13 @@ def is_tagged(cell, tag):
     return tag in cell.metadata.get("tags", [])
 
 
+def ids_below(notebook, heading):
+    """Return the ids of the cells that stand below a heading."""
+    first_lines = [cell.source.partition("\n")[0] for cell in notebook.cells]
+    below = first_lines.index(heading) if heading in first_lines else len(first_lines)
+    return {cell.id for cell in notebook.cells[below:]}
+
+
 def _is_solution(cell):
     return is_tagged(cell, TAG)
 

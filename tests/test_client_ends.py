@@ -215,7 +215,7 @@ threading.Event().wait(0.2)
 
 def run(program):
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", SET_UP + textwrap.dedent(program)],
+        [sys.executable, "-W", "error", "-c", SET_UP + textwrap.dedent(program)],
         cwd=ROOT,
         capture_output=True,
         text=True,

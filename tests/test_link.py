@@ -691,7 +691,7 @@ def run_to_its_end(program):
     """Run a program that has to end soon, and without a word."""
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-X", "dev", "-c", program],
+        [sys.executable, "-W", "error", "-c", program],
         cwd=ROOT,
         capture_output=True,
         text=True,
