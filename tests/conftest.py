@@ -16,17 +16,34 @@ import pytest
 
 LEFT_BEHIND_WAIT_S = 2.0
 PROCESS_WIDE_THREADS = {"tqdm_monitor"}
-# Side by side, a run is over when its last file is: these begin.
-LONGEST = {"test_checks", "test_leaving", "test_preflight", "test_learners_folder", "test_soak"}
-LONGEST |= {"test_aioquic_inside", "test_backpressure", "test_client_errors", "test_floods"}
-LONGEST |= {
-    "test_checks_wrong_answers",
-    "test_freed",
-    "test_fuzz",
+# Side by side, a run is over when its last file is: these begin, the longest first.
+LONGEST = [
+    "test_checks_by_hand",
+    "04_real_network",
     "test_setup",
+    "test_lines",
+    "07_by_hand",
+    "test_learners_folder",
+    "test_checks",
+    "test_checks_wrong_answers",
+    "test_backpressure",
     "02_buffered_stream",
+    "test_link",
+    "test_main",
+    "test_preflight",
+    "test_soak",
+    "test_storms",
     "03_takeover_stream",
-}
+    "test_by_hand",
+    "test_silence",
+    "test_client_errors",
+    "test_servers",
+    "test_leaving",
+    "test_chromium",
+    "test_client",
+    "test_windows",
+    "test_fuzz",
+]
 COARSE_CLOCK = Path(__file__).parent / "coarse_clock"
 
 
@@ -51,7 +68,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

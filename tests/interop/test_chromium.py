@@ -79,7 +79,7 @@ def site(credentials, announced):
     """A server with the page, for all tests: a browser is told its port when it starts."""
     with Server(cert_file=credentials.cert_file, key_file=credentials.key_file) as server:
 
-        @server.route("/page")
+        @server.route("/tests")
         async def page(request, response):
             response.write_header(200, {"content-type": "text/html; charset=utf-8"})
             await response.write(PAGE)
@@ -109,7 +109,7 @@ def browser(site, credentials, tmp_path_factory):
 @pytest.fixture
 def page(browser, site):
     page = browser.new_page()
-    page.goto(site.url("/page"))
+    page.goto(site.url("/tests"))
     yield page
     page.close()
 
@@ -176,10 +176,10 @@ def test_a_page_reads_a_stream_chunk_by_chunk(browser, site):
             await response.flush()
             await asyncio.sleep(PAUSE_MS / 1000)
 
-    arrivals_ms, text, protocols = read_in_a_new_page(browser, site.url("/page"), "/flushed")
+    arrivals_ms, text, protocols = read_in_a_new_page(browser, site.url("/tests"), "/flushed")
     assert text == "".join(CHUNKS)
     assert_one_by_one(arrivals_ms)
-    assert protocols == {"/page": "h3", "/flushed": "h3"}
+    assert protocols == {"/tests": "h3", "/flushed": "h3"}
 
 
 def test_a_page_reads_a_stream_that_was_taken_over(browser, site):
@@ -190,10 +190,10 @@ def test_a_page_reads_a_stream_that_was_taken_over(browser, site):
                 await stream.write(chunk.encode())
                 await asyncio.sleep(PAUSE_MS / 1000)
 
-    arrivals_ms, text, protocols = read_in_a_new_page(browser, site.url("/page"), "/taken")
+    arrivals_ms, text, protocols = read_in_a_new_page(browser, site.url("/tests"), "/taken")
     assert text == "".join(CHUNKS)
     assert_one_by_one(arrivals_ms)
-    assert protocols == {"/page": "h3", "/taken": "h3"}
+    assert protocols == {"/tests": "h3", "/taken": "h3"}
 
 
 def test_without_flush_a_page_gets_all_at_the_end(browser, site):
@@ -203,7 +203,7 @@ def test_without_flush_a_page_gets_all_at_the_end(browser, site):
             await response.write(chunk)
             await asyncio.sleep(PAUSE_MS / 1000)
 
-    arrivals_ms, text, _ = read_in_a_new_page(browser, site.url("/page"), "/collected")
+    arrivals_ms, text, _ = read_in_a_new_page(browser, site.url("/tests"), "/collected")
     assert text == "".join(CHUNKS)
     assert arrivals_ms[0] >= len(CHUNKS) * PAUSE_MS
     assert arrivals_ms[-1] - arrivals_ms[0] < PAUSE_MS
@@ -326,7 +326,7 @@ def test_a_page_that_aborts_ends_the_handler(page, endless):
 def test_a_page_that_is_closed_ends_the_handler(browser, site, endless):
     path, ends, told = endless
     page = browser.new_page()
-    page.goto(site.url("/page#") + path)
+    page.goto(site.url("/tests#") + path)
     page.wait_for_function("""text.textContent.includes("number 3")""")
     page.close()
     assert " has gone: " in why_it_ended(ends, told)
