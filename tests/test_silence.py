@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from helpers.client import HTTP3Transport
+from helpers.clock import now_s
 from helpers.connection import configuration, http3
 from helpers.link import Link
 from helpers.server import Server
@@ -176,23 +177,24 @@ def test_a_word_of_the_system_does_not_end_a_connection_whose_server_is_there(cl
 # A process that stood still
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    """Connections end after 0.5 s of silence, and ask for a sign of life after 0.1 s."""
-    monkeypatch.setattr(configuration, "IDLE_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(http3, "KEEP_ALIVE_AFTER_S", 0.1)
-    return 0.5
+STANDS_STILL_S = 0.8
 
 
-def patient(client):
-    """Let the client's end of a connection take a longer silence than its server's."""
-    driver_of(client).connection.quic._idle_timeout = lambda: 60.0
+def stand_still(connection, stands_still):
+    """On a connection's own loop: let its idle timeout pass while nobody listens there.
+
+    It is set here, or a slow machine would find it over before this.
+    """
+    connection.quic._close_at = now_s() + STANDS_STILL_S / 4
+    stands_still.set()
+    time.sleep(STANDS_STILL_S)
 
 
 def test_a_server_that_stood_still_reads_before_it_looks_at_the_clock(
-    impatient, credentials, server
+    monkeypatch, credentials, server
 ):
     """What strangers sent meanwhile lies before the client's signs of life."""
+    monkeypatch.setattr(http3, "KEEP_ALIVE_AFTER_S", STANDS_STILL_S / 8)
     go_on = asyncio.Event()
 
     @server.route("/waits")
@@ -206,14 +208,9 @@ def test_a_server_that_stood_still_reads_before_it_looks_at_the_clock(
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
         client.stream("GET", f"https://127.0.0.1:{server.port}/waits") as response,
     ):
-        patient(client)
+        (connection,) = server._listener.connections
         stands_still = threading.Event()
-
-        def stand_still():
-            stands_still.set()
-            time.sleep(4 * impatient)
-
-        server._background.call(stand_still)
+        server._background.call(stand_still, connection, stands_still)
         assert stands_still.wait(WAIT_S)
         for _ in range(300):
             stranger.sendto(b"nonsense", ("127.0.0.1", server.port))
@@ -221,18 +218,19 @@ def test_a_server_that_stood_still_reads_before_it_looks_at_the_clock(
         assert response.read() == b"still here"
 
 
-def test_a_client_that_stood_still_reads_on(impatient, credentials, server):
+def test_a_client_that_stood_still_reads_on(credentials, server):
+    stands_still = threading.Event()
+
     @server.route("/beats")
     async def beats(request, response):
-        (connection,) = server._listener.connections
-        connection.quic._idle_timeout = lambda: 60.0
         await response.write("first")
         await response.flush()
-        await asyncio.sleep(2 * impatient)
-        for _ in range(100):  # while the client stands still
+        while not stands_still.is_set():  # noqa: ASYNC110 - it is another loop's
+            await asyncio.sleep(0.01)
+        for _ in range(100):
             await response.write("more")
             await response.flush()
-            await asyncio.sleep(impatient / 100)
+            await asyncio.sleep(STANDS_STILL_S / 200)
         await response.write("last")
 
     with (
@@ -241,5 +239,6 @@ def test_a_client_that_stood_still_reads_on(impatient, credentials, server):
     ):
         chunks = response.iter_raw()
         assert next(chunks) == b"first"
-        client._transport._background.call(time.sleep, 4 * impatient)
+        connection = driver_of(client).connection
+        client._transport._background.call(stand_still, connection, stands_still)
         assert b"".join(chunks) == 100 * b"more" + b"last"

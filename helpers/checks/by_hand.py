@@ -91,7 +91,7 @@ class _Stage:
     def is_blocked(self) -> bool:
         """Return whether the loop stands still."""
         try:
-            self.background.run(asyncio.sleep(0), timeout_s=TIMEOUT_S)
+            self.background.run(asyncio.sleep, 0, timeout_s=TIMEOUT_S)
         except TimeoutError:
             return True
         except UsageError:  # an exit() has ended it
