@@ -24,13 +24,16 @@ from tests import exercises, picture, shipped
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SUPPORT = (ROOT / ".github" / "SUPPORT.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
 TEACHING = (ROOT / ".github" / "TEACHING.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(match[1], match[2]) for match in BLOCK.finditer(README)]
 PROSE = BLOCK.sub("", README)
 SHELL = "".join(text for language, text in BLOCKS if language == "sh")
+SHELL += "".join(match[2] for match in BLOCK.finditer(CONTRIBUTING))
 LINES = [line.split("  #")[0].strip() for line in SHELL.splitlines()]
-COMMANDS = [*LINES, *re.findall(r"`([^`\n]+)`", PROSE)]
+COMMANDS = [*LINES, *re.findall(r"`([^`\n]+)`", PROSE + SUPPORT)]
 LINK = re.compile(r"\]\(([^)]+)\)")
 LINKS = LINK.findall(PROSE)
 NOTEBOOKS = shipped.learners()
@@ -123,7 +126,7 @@ def test_each_name_of_ours_exists(row):
         assert ".".join(Path(LINK.search(file)[1]).with_suffix("").parts) in modules
 
 
-@pytest.mark.parametrize("row", table("what you see"), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", table("what you see", SUPPORT), ids=lambda row: row[0])
 def test_each_message_is_what_the_sources_say(row):
     sources = [*(ROOT / "helpers").rglob("*.py"), ROOT / ".ci" / "setup"]
     sources += (ROOT / "notebooks" / "solutions").glob("*.ipynb")
