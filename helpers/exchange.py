@@ -6,9 +6,11 @@ stream itself, and the response does nothing more.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
 from enum import Enum
+from functools import lru_cache
 from typing import Protocol, TypeVar, runtime_checkable
 from urllib.parse import unquote_to_bytes
 
@@ -246,7 +248,7 @@ class Response:
                 self.write_header()
             status = (b":status", str(self.status).encode())
             if b"date" not in dict(self._fields):  # RFC 9110 section 6.6.1
-                self._fields.append((b"date", formatdate(usegmt=True).encode()))
+                self._fields.append((b"date", _date(int(time.time()))))
             self._sending.write_header([status, *self._fields])
             self.state = ResponseState.STREAMING
         data, self._buffer = bytes(self._buffer), bytearray()
@@ -357,3 +359,9 @@ def break_off(response: Response, error_code: int = ErrorCode.H3_INTERNAL_ERROR)
         response.state = ResponseState.BROKEN
         response._stream.reset(error_code)
         response._stream.stop(error_code)
+
+
+@lru_cache(maxsize=1)
+def _date(time_s: int) -> bytes:
+    """Return a time as a Date header says it; the same for all responses of a second."""
+    return formatdate(time_s, usegmt=True).encode()
