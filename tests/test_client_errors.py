@@ -150,7 +150,7 @@ def test_a_closed_port_is_reported_by_the_system(side, credentials, closed_port)
     url = f"https://127.0.0.1:{closed_port}/"
     failed = failure(httpx2.ConnectError, side, url, ca_file=credentials.ca_file)
     assert str(failed) == (
-        f"No HTTP/3 server answered at 127.0.0.1:{closed_port} (UDP) within 3 s. "
+        f"No HTTP/3 server answered at 127.0.0.1:{closed_port} (UDP): the port is closed. "
         "Is the server's cell running?"
     )
     assert failed.seconds < CLOSED_PORT_S
@@ -270,7 +270,7 @@ def test_an_ipv6_address_stands_in_brackets(side, credentials, closed_port):
     failed = failure(
         httpx2.ConnectError, side, f"https://[::1]:{closed_port}/", ca_file=credentials.ca_file
     )
-    assert str(failed).startswith(f"No HTTP/3 server answered at [::1]:{closed_port} (UDP) ")
+    assert str(failed).startswith(f"No HTTP/3 server answered at [::1]:{closed_port} (UDP)")
 
 
 # Certificates

@@ -73,8 +73,10 @@ async def connect(
         except _HandshakeFailed as failure:
             raise httpx2.ConnectError(_why(failure, server_name, where, trust)) from failure.lost
     kind = httpx2.ConnectTimeout if isinstance(nobody, TimeoutError) else httpx2.ConnectError
-    text = f"No HTTP/3 server answered at {where} (UDP) within {timeout_s:g} s. "
-    text += "Is the server's cell running?"
+    how = f"(UDP) within {timeout_s:g} s"
+    if isinstance(nobody, NOBODY_LISTENS):
+        how = "(UDP): the port is closed"
+    text = f"No HTTP/3 server answered at {where} {how}. Is the server's cell running?"
     if isinstance(nobody, OSError) and _weight(nobody) == 0:
         text = f"This machine cannot send to {where} (UDP): {nobody.strerror or nobody}."
     try:
