@@ -28,9 +28,6 @@ def pair(tmp_path_factory):
 def impatient(monkeypatch):
     """Wrong answers are given less time, to save time here: what hangs, hangs."""
     monkeypatch.setattr(oracle, "TIMEOUT_S", 3.0)
-    monkeypatch.setattr(oracle, "STILL_BEATS", 25)
-    monkeypatch.setattr(oracle, "MOVING_BEATS", 150)
-    monkeypatch.setattr(oracle, "HEARS_WITHIN_BEATS", 25)
 
 
 def text(verdict, state):

@@ -587,13 +587,13 @@ def test_a_server_that_was_killed_and_came_back_costs_the_client_no_error(creden
         process_that_serves(credentials, port, "second") as second,
     ):
         start_server(first)
-        assert client.get(url).text == "first"
+        assert client.get(url, timeout=WAIT_S).text == "first"
         # Until all is acknowledged: what the client sends later would show that nobody is there.
         time.sleep(0.2)
         first.kill()
         first.wait(WAIT_S)
         start_server(second)
-        assert client.get(url).text == "second"
+        assert client.get(url, timeout=WAIT_S).text == "second"
 
 
 def test_a_kernel_that_ends_without_stop_hangs_for_nothing_and_shows_errors(credentials):

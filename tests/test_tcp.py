@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import itertools
-import math
 import socket
 import ssl
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -241,25 +241,41 @@ def test_starting_and_stopping_twice_is_harmless(credentials):
 
 
 class OneLoss:
-    """Stands for random.Random: of what comes down the line, the 30th segment is lost, once."""
+    """Stands for random.Random: once `is_due`, the next segment down the line is lost."""
+
+    is_due = threading.Event()
 
     def __init__(self, seed):
-        self._left = 30 if seed.endswith("down") else math.inf
+        self._is_down = seed.endswith("down")
 
     def random(self):
-        self._left -= 1
-        return 0.0 if self._left == 0 else 1.0
+        if self._is_down and self.is_due.is_set():
+            self.is_due.clear()
+            return 0.0
+        return 1.0
 
 
 def test_over_tcp_a_lost_segment_holds_up_all_streams(http2, http2_client, monkeypatch):
     monkeypatch.setattr(tcp, "random", SimpleNamespace(Random=OneLoss))
+    in_midst = threading.Barrier(6, action=OneLoss.is_due.set)
 
-    def longest_gap_s(number):
-        url = link.url(f"/lines?number={number}")
-        with http2_client.stream("GET", url) as response:
-            times = [time.perf_counter() for _ in response.iter_lines()]
-        assert len(times) == 20
-        return max(after - before for before, after in itertools.pairwise(times))
+    @http2.route("/many")
+    async def many(request, response):
+        for number in range(40):
+            await response.write(f"line {number}\n")
+            await response.flush()
+            await asyncio.sleep(0.05)
+
+    def longest_gap_s(_):
+        times = []
+        with http2_client.stream("GET", link.url("/many")) as response:
+            for _ in response.iter_lines():
+                times.append(time.perf_counter())
+                if len(times) == 3:
+                    in_midst.wait(WAIT_S)
+        assert len(times) == 40
+        # The wait for the others is none of the line's.
+        return max(after - before for before, after in itertools.pairwise(times[3:]))
 
     with TCPLink(http2, delay_ms=150, loss=0.5) as link, ThreadPoolExecutor(6) as pool:
         assert min(pool.map(longest_gap_s, range(6))) > 0.25
