@@ -245,6 +245,55 @@ def test_patient_wrong(pair, impatient, body, cause):
     assert cause in text(check_patient(answer(pair, "ServerEndpoint", body)), State.WRONG)
 
 
+def test_patient_with_one_future_for_all_its_writers(pair, impatient):
+    one_future = answer(
+        pair,
+        "ServerEndpoint",
+        """
+        waits_for = None
+
+        async def write(self, stream_id, data):
+            await super().write(stream_id, data)
+            sender = self.quic._streams[stream_id].sender
+            while sender._buffer_stop - sender._buffer_start > 2**18:
+                self.waits_for = asyncio.get_running_loop().create_future()
+                await self.waits_for
+
+        def transmit(self):
+            super().transmit()
+            if self.waits_for is not None and not self.waits_for.done():
+                self.waits_for.set_result(None)
+        """,
+    )
+    assert "of two at once not both" in text(check_patient(one_future), State.WRONG)
+
+
+def test_telling_that_overtakes_what_came_before(pair, impatient):
+    overtakes = answer(
+        pair,
+        "ClientEndpoint",
+        """
+        errors = None
+
+        def quic_event_received(self, event):
+            super().quic_event_received(event)
+            self.errors = self.errors or {}
+            if isinstance(event, StreamReset):
+                self.errors[event.stream_id] = event.error_code
+                self.streams[event.stream_id].put_nowait(None)
+
+        async def get(self, path):
+            stream_id = self.quic.get_next_available_stream_id()
+            async for piece in super().get(path):
+                if stream_id in (self.errors or {}):
+                    raise ConnectionError(f"reset with {self.errors[stream_id]:#x}")
+                yield piece
+        """,
+    )
+    why = text(check_telling(overtakes), State.WRONG)
+    assert "Let the error wait its turn in the queue" in why
+
+
 def test_patient_may_ask_again_and_again(pair):
     body = """
     async def write(self, stream_id, data):

@@ -129,7 +129,67 @@ def iter_of(ask, lines):
 def test_who_asks_for_the_rest_is_right(answer):
     verdict = check_resumed(answer)
     assert verdict.state is State.SOLVED, verdict
-    assert verdict.text.startswith("All 20 lines, each once")
+    assert verdict.text.startswith("All lines, each once")
+
+
+def begins_anew(ask):
+    while True:
+        try:
+            return list(ask(0))
+        except httpx2.TransportError:
+            pass
+
+
+def counts_to_twenty(ask):
+    lines = []
+    while len(lines) < 20:
+        try:
+            for line in ask(len(lines)):
+                lines.append(line)
+        except httpx2.TransportError:
+            pass
+    return lines
+
+
+def hides_its_mistake(ask):
+    lines = []
+    while True:
+        try:
+            for _ in ask(len(lines)):
+                lines.append(lyne)  # noqa: F821 - that is it
+            return lines
+        except Exception:  # noqa: BLE001, S110 - and that
+            pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (begins_anew, "asked for line 0 30 times, though it had some lines each time"),
+        (counts_to_twenty, "Where the server has thirteen lines, `follow` asked 30 times"),
+        (hides_its_mistake, "NameError: name 'lyne' is not defined"),
+    ],
+)
+def test_what_works_by_chance_or_hides_its_mistake_is_told(answer, why):
+    verdict = check_resumed(answer)
+    assert verdict.state is State.WRONG
+    assert why in verdict.text
+
+
+def test_a_start_that_hides_its_mistake_or_never_comes_is_told(monkeypatch):
+    def swallows(arrivals_s, play_s):
+        try:
+            return maxx(arrivals_s)  # noqa: F821 - that is it
+        except Exception:  # noqa: BLE001 - and that
+            return 0
+
+    def hangs(arrivals_s, play_s):
+        while True:
+            pass
+
+    monkeypatch.setattr(checks, "ANSWER_TIMEOUT_S", 1.0)
+    assert "NameError: name 'maxx' is not defined" in check_player(swallows).text
+    assert "`start_s` did not return within 1 s" in check_player(hangs).text
 
 
 def nothing(ask):

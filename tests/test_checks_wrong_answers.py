@@ -270,7 +270,7 @@ async def feeds_for_ever(request, response):
     [
         (sets_the_header_too_late, "UsageError: write_header: the header has left already"),
         (flushes_no_event, "`Response.flush` was called and never awaited"),
-        (feeds_for_ever, "The handler does not return"),
+        (feeds_for_ever, "The handler has not returned"),
     ]
 )
 def test_a_feed_that_fails(answer, cause, impatient):

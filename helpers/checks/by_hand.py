@@ -14,6 +14,7 @@ import time
 import tracemalloc
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -168,7 +169,10 @@ def _run(answer: type, judge: Callable[[_Stage, Any, Credentials], Verdict]) -> 
             stage.start()
             verdict = judge(stage, answer, load_or_create(folder))
         except (httpx2.TransportError, TimeoutError, UsageError) as error:
-            verdict = stage.wrong(f"The other end got no answer: {told(error)}")
+            verdict = stage.wrong(
+                f"The other end got no answer: {told(error)} Does what you override still call "
+                "super(), `transmit` and `quic_event_received` too?"
+            )
         finally:
             stage.stop()
     return stage.with_what_it_hid(verdict)
@@ -247,9 +251,13 @@ def _judge_patient(stage: _Stage, answer: type, files: Credentials) -> Verdict:
     async def line(write: Write) -> None:
         await write(b"one line\n")
 
+    async def another(write: Write) -> None:
+        await _Flood()(write)
+
     body = bytearray()
+    handlers: Handlers = {"/flood": flood, "/line": line, "/another": another}
     with (
-        _served(stage, answer, files, {"/flood": flood, "/line": line}) as url,
+        _served(stage, answer, files, handlers) as url,
         httpx2.Client(
             transport=HTTP3Transport(files.ca_file, connect_timeout_s=TIMEOUT_S), timeout=TIMEOUT_S
         ) as client,
@@ -286,9 +294,14 @@ def _judge_patient(stage: _Stage, answer: type, files: Credentials) -> Verdict:
                         return stage.wrong(_got(body, "reads as fast as it can") + _HINT_SLEEP)
             except httpx2.TransportError as error:
                 return _stopped_half_way(stage, flood, body, error)
-    expected = b"".join(bytes([number]) * PIECE_BYTES for number in range(PIECES))
-    if bytes(body) != expected:
-        return stage.wrong(_differs(body, expected))
+        expected = b"".join(bytes([number]) * PIECE_BYTES for number in range(PIECES))
+        if bytes(body) != expected:
+            return stage.wrong(_differs(body, expected))
+        if not _both_arrive(client, f"{url}/another"):
+            return stage.wrong(
+                "One response comes whole, but of two at once not both: each handler waits for its "
+                "own stream, and `transmit` has to wake whoever waits."
+            )
     _wait_for(lambda: flood.took_s is not None or flood.error is not None)
     if flood.took_s is None:
         return stage.wrong("The reader has all 4 MiB, and the handler still waits in `write`.")
@@ -297,6 +310,19 @@ def _judge_patient(stage: _Stage, answer: type, files: Credentials) -> Verdict:
         f"{ahead_bytes / MIB:.1f} MiB of 4 written. The handler took {flood.took_s:.1f} s, as long "
         "as its reader."
     )
+
+
+def _both_arrive(client: httpx2.Client, url: str) -> bool:
+    """Return whether two responses come whole that are asked for at the same time."""
+
+    def ask(_: int) -> bool:
+        try:
+            return len(client.get(url).content) == PIECES * PIECE_BYTES
+        except httpx2.TransportError:
+            return False
+
+    with ThreadPoolExecutor(2) as pool:
+        return all(pool.map(ask, range(2)))
 
 
 _HINT_SLEEP = (
@@ -534,7 +560,8 @@ def _judge_telling(stage: _Stage, answer: Any, files: Credentials) -> Verdict:
     @server.route("/reset")
     async def reset(request: Request, response: Response) -> None:
         stream = await response.take_over()
-        await stream.write(b"one line\n")
+        for _ in range(3):
+            await stream.write(b"one line\n")
         stream.reset(ErrorCode.H3_INTERNAL_ERROR)
 
     @server.route("/lost")
@@ -574,13 +601,13 @@ def _judge_telling(stage: _Stage, answer: Any, files: Credentials) -> Verdict:
             return stage.wrong(why)
         seen = get("/reset")
         if (
-            why := _not_told(seen, "the server reset the stream", _RESET, "StreamReset")
+            why := _not_told(seen, "the server reset the stream", 3, _RESET, "StreamReset")
         ) is not None:
             return stage.wrong(why)
         said = str(seen.error)
         seen = get("/lost", stop)
         event = "ConnectionTerminated"
-        if (why := _not_told(seen, "the connection ended", _LOST, event)) is not None:
+        if (why := _not_told(seen, "the connection ended", 1, _LOST, event)) is not None:
             return stage.wrong(why)
     if str(seen.error) == said:
         return stage.wrong(
@@ -608,6 +635,7 @@ async def _read_to_its_end(
         async with asyncio.timeout(TIMEOUT_S) as limit:
             async for piece in pieces:
                 reading.pieces.append(piece)
+                await asyncio.sleep(BEAT_S)  # so that the end comes while others wait to be read
                 # It waits for a thread, which is not this one.
                 await asyncio.get_running_loop().run_in_executor(None, then)
     except TimeoutError:
@@ -635,8 +663,10 @@ def _not_whole(seen: _Reading) -> str | None:
     return None
 
 
-def _not_told(seen: _Reading, what: str, codes: tuple[str, ...], event: str) -> str | None:
-    """Return why this is no error that says what happened, or None."""
+def _not_told(
+    seen: _Reading, what: str, lines: int, codes: tuple[str, ...], event: str
+) -> str | None:
+    """Return why this is no error, after so many lines, that says what happened; or None."""
     if seen.hangs:
         return (
             f"When {what}, `get` still waits, as before. QUIC told it with {event}; who waits in "
@@ -647,9 +677,9 @@ def _not_told(seen: _Reading, what: str, codes: tuple[str, ...], event: str) -> 
             f"When {what}, `get` ended as if that had been all: {len(seen.body)} bytes, and no "
             "error. A body that was cut off must not look like a whole one."
         )
-    if seen.body != b"one line\n":
+    if seen.body != lines * b"one line\n":
         return (
-            f"When {what}, `get` raised, but had yielded {seen.body!r} and not the line that came "
+            f"When {what}, `get` raised, but had yielded {seen.body!r} and not all that came "
             "before. Let the error wait its turn in the queue."
         )
     name, text = type(seen.error).__name__, str(seen.error)

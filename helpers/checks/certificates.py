@@ -100,9 +100,9 @@ def check_second_name(answer: Credentials | EllipsisType, credentials: Credentia
         return wrong(why)
     if answer.ca_file.resolve() == credentials.ca_file.resolve():
         return wrong(
-            "This replaced the files that all notebooks share. A server that runs still shows the "
-            "old certificate, and a client that reads the new ca.pem refuses it. Pass a directory "
-            "of its own."
+            "These are the files that all notebooks share. Where they are made anew, a server that "
+            "runs still shows the old certificate, and a client with the new ca.pem refuses it. "
+            "Pass a directory of its own, such as folder / 'second'."
         )
     try:
         (leaf, *_), _ = check_key_pair(answer.cert_file, answer.key_file)
@@ -316,7 +316,7 @@ def _cases(folder: Path) -> Iterator[_Case]:
         named.cert_chain_pems[0].write_to_path(with_common_name)
         return _Case(title, file, ca_file, name, expected, cause, with_common_name)
 
-    yield case("a certificate without fault", True, "Nothing is wrong with it.")
+    yield case("a certificate without fault", True, "Nothing is wrong with the certificate.")
     yield case("a name that it holds", True, "It is the last of three.", name="example.test")
     yield case(
         "an address that it holds",
@@ -324,7 +324,9 @@ def _cases(folder: Path) -> Iterator[_Case]:
         "Addresses stand in it as addresses, not as text: `str(...)` makes them comparable.",
         name="127.0.0.1",
     )
-    yield case("another name", False, "It is not among its names.", name="example.org")
+    yield case(
+        "another name", False, "That name is not among the certificate's.", name="example.org"
+    )
     yield case("half of a name", False, "A name has to be equal to one of its names.", name="local")
     yield case(
         "a certificate of another CA, which gave itself the same name",

@@ -14,7 +14,17 @@ from typing import Any
 import httpx2
 
 from helpers.checks.run import interrupt, is_stub
-from helpers.checks.verdict import Verdict, never_raises, shown, solved, told, unsolved, wrong
+from helpers.checks.verdict import (
+    State,
+    Verdict,
+    never_raises,
+    shown,
+    solved,
+    told,
+    unsolved,
+    wrong,
+)
+from helpers.checks.witness import Witness
 from helpers.errors import UsageError
 from helpers.link import Link
 from helpers.server import Server
@@ -26,6 +36,7 @@ MAX_ASKED = 30
 TOLERANCE_S = 0.001
 
 Ask = Callable[[int], Iterator[str]]
+Break = tuple[int, Exception]
 
 
 # ---- how long is this line?
@@ -93,11 +104,19 @@ class _Enough(BaseException):
 class _Source:
     """Hands out the lines as a server would, over a line that breaks where `breaks` says.
 
-    Each break is how many lines come before it, and the error; after the last, all is well.
+    Each break is how many lines come before it, and the error; after the last, all is well. With
+    `dies_every` it dies after so many lines each time, until none is left.
     """
 
-    def __init__(self, breaks: Sequence[tuple[int, Exception]]) -> None:
+    def __init__(
+        self,
+        breaks: Sequence[Break] = (),
+        lines: Sequence[str] = LINES,
+        dies_every: int | None = None,
+    ) -> None:
         self._breaks = list(breaks)
+        self.dies_every = dies_every
+        self.lines = list(lines)
         self.asked: list[object] = []
 
     def ask(self, first: int = 0) -> Iterator[str]:
@@ -109,14 +128,16 @@ class _Source:
         return self._lines(first)
 
     def _lines(self, first: int) -> Iterator[str]:
-        count, error = self._breaks.pop(0) if self._breaks else (len(LINES), None)
-        yield from LINES[first : first + count]
+        count, error = self._breaks.pop(0) if self._breaks else (len(self.lines), None)
+        if self.dies_every is not None and first + self.dies_every < len(self.lines):
+            count, error = self.dies_every, httpx2.ReadTimeout("The read timed out")
+        yield from self.lines[first : first + count]
         if error is not None:
             raise error
 
 
 # As httpx2 tells of a line that is dead: while one waits, while one asks, and for good.
-BREAKS: dict[str, list[tuple[int, Exception]]] = {
+BREAKS: dict[str, list[Break]] = {
     "on a line without a fault": [],
     "where the line dies after four lines": [(4, httpx2.ReadTimeout("The read timed out"))],
     "where it is dead still when you ask again": [
@@ -136,35 +157,58 @@ def check_resumed(follow: Callable[[Ask], list[str]]) -> Verdict:
         return unsolved("count the lines that you have, and ask for the next one.")
     if not callable(follow):
         return wrong(f"The answer is a function that takes `ask`, not {shown(follow)}.")
+    return _bounded("follow", lambda: _try_all(follow))
+
+
+def _bounded(name: str, judge: Callable[[], Verdict]) -> Verdict:
+    """Return the verdict on an answer that is run on a thread of its own, for so long at most."""
     verdicts: list[Verdict] = []
-    thread = threading.Thread(target=lambda: verdicts.append(_try_all(follow)), daemon=True)
+    thread = threading.Thread(target=lambda: verdicts.append(judge()), daemon=True)
     thread.start()
     thread.join(ANSWER_TIMEOUT_S)
     if not verdicts:
         interrupt(thread.ident)
         return wrong(
-            f"`follow` did not return within {ANSWER_TIMEOUT_S:g} s: it waits for something, or "
-            "a loop in it has no end and asks for nothing."
+            f"`{name}` did not return within {ANSWER_TIMEOUT_S:g} s: it waits for something, or a "
+            "loop in it has no end and asks for nothing."
         )
     return verdicts[0]
 
 
+def _with_what_it_hid(witness: Witness, verdict: Verdict) -> Verdict:
+    """Return a verdict with what came up in the answer and was caught there, by mistake."""
+    mistakes = [
+        note
+        for note in witness.notes
+        if not note.on_purpose and not issubclass(note.kind, (httpx2.HTTPError, _Enough))
+    ]
+    if not mistakes or verdict.state is State.UNSOLVED or mistakes[0].text in verdict.text:
+        return verdict
+    if verdict.state is State.SOLVED:
+        return solved(f"{verdict.text} (You have caught one thing. {mistakes[0]})")
+    return wrong(f"{mistakes[0]} {verdict.text}")
+
+
 def _try_all(follow: Callable[[Ask], list[str]]) -> Verdict:
-    for where, breaks in BREAKS.items():
-        source = _Source(breaks)
-        why = _why_not_all(follow, source, where)
+    witness = Witness(follow)
+    witness.watch()
+    sources = {where: _Source(breaks) for where, breaks in BREAKS.items()}
+    sources["where the server has thirteen lines"] = _Source(lines=LINES[:13])
+    sources["where it dies every seven lines"] = _Source(dies_every=7)
+    for where, source in sources.items():
+        why = _why_not_all(follow, source)
         if isinstance(why, Verdict):
             return why
         if why is not None:
-            return wrong(f"{where[0].upper()}{where[1:]}, {why}")
+            verdict = wrong(f"{where[0].upper()}{where[1:]}, {why}")
+            return _with_what_it_hid(witness, verdict)
     if why := _why_not_told(follow):
-        return wrong(why)
-    return solved("All 20 lines, each once, on five lines that died in five ways.")
+        return _with_what_it_hid(witness, wrong(why))
+    what = f"All lines, each once, in {len(sources)} cases, most of which die in their own way."
+    return _with_what_it_hid(witness, solved(what))
 
 
-def _why_not_all(
-    follow: Callable[[Ask], list[str]], source: _Source, where: str
-) -> str | Verdict | None:
+def _why_not_all(follow: Callable[[Ask], list[str]], source: _Source) -> str | Verdict | None:
     try:
         lines: Any = follow(source.ask)
     except httpx2.TransportError as error:
@@ -187,6 +231,11 @@ def _why_not_all(
 
 
 def _why_without_end(source: _Source) -> str:
+    if source.asked[-1] == 0 and source.dies_every:
+        return (
+            f"`follow` asked for line 0 {MAX_ASKED} times, though it had some lines each time: so "
+            "it never arrives. Keep what has come, and ask for the rest."
+        )
     if source.asked[-1] == 0:
         return (
             f"`follow` asked {MAX_ASKED} times, from line 0 at last. Where nothing is raised, the "
@@ -199,14 +248,14 @@ def _why_without_end(source: _Source) -> str:
 
 
 def _why_not_these(lines: list[str], source: _Source) -> str | None:
-    if lines == LINES:
+    if lines == source.lines:
         return None
     if not lines:
-        return f"`follow` returned no line at all, of {len(LINES)}."
-    if lines == LINES[: len(lines)]:
+        return f"`follow` returned no line at all, of {len(source.lines)}."
+    if lines == source.lines[: len(lines)]:
         return (
-            f"`follow` returned {len(lines)} of {len(LINES)} lines, as if that were all. An error "
-            "is no end: ask for the rest."
+            f"`follow` returned {len(lines)} of {len(source.lines)} lines, as if that were all. An "
+            "error is no end: ask for the rest."
         )
     repeated = [line for line in LINES if lines.count(line) > 1]
     if repeated:
@@ -214,7 +263,7 @@ def _why_not_these(lines: list[str], source: _Source) -> str | None:
             f"{shown(repeated[0])} came twice: you asked for {shown(source.asked)}. Ask for the "
             "lines that you do not have yet."
         )
-    missing = [line for line in LINES if line not in lines]
+    missing = [line for line in source.lines if line not in lines]
     if missing:
         return (
             f"{shown(missing[0])} is missing: you asked for {shown(source.asked)}. Lines count "
@@ -268,10 +317,16 @@ def check_player(start_s: Callable[[Sequence[float], float], float]) -> Verdict:
         return unsolved(hint)
     if not callable(start_s):
         return wrong(f"The answer is a function of two arguments, not {shown(start_s)}.")
+    return _bounded("start_s", lambda: _try_films(start_s, hint))
+
+
+def _try_films(start_s: Callable[[Sequence[float], float], float], hint: str) -> Verdict:
+    witness = Witness(start_s)
+    witness.watch()
     for film, (arrivals_s, play_s) in FILMS.items():
         try:
             answer: Any = start_s(list(arrivals_s), play_s)
-        except Exception as error:  # noqa: BLE001 - the learner's function may raise anything
+        except BaseException as error:  # noqa: BLE001 - the learner's function may raise anything
             return wrong(f"For {film}, `start_s` raised {told(error)}")
         if answer is None or answer is ...:
             return unsolved(hint)
@@ -281,8 +336,10 @@ def check_player(start_s: Callable[[Sequence[float], float], float]) -> Verdict:
         if not isinstance(answer, numbers.Real) or isinstance(answer, bool) or answer != answer:
             return wrong(f"For {film}, `start_s` returned {shown(answer)}: return seconds.")
         if why := _why_not_then(float(answer), arrivals_s, play_s):
-            return wrong(f"For {film}, `start_s` returned {answer:.3f} s. {why}")
-    return solved(f"{len(FILMS)} films, none of which stops, and none could begin earlier.")
+            verdict = wrong(f"For {film}, `start_s` returned {answer:.3f} s. {why}")
+            return _with_what_it_hid(witness, verdict)
+    verdict = solved(f"{len(FILMS)} films, none of which stops, and none could begin earlier.")
+    return _with_what_it_hid(witness, verdict)
 
 
 def _why_not_then(answer: float, arrivals_s: Sequence[float], play_s: float) -> str | None:

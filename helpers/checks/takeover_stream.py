@@ -111,9 +111,9 @@ def _why_not_on_its_own(trial: Trial, reports: list[Exception]) -> str | None:
             "raised. Append exceptions only: a task that ended well has none."
         )
     if reports:
-        return f"A client read to the end, and the task raised {told(reports[-1])}"
+        return f"While a client read, the task raised {told(reports[-1])}"
     if trial.unseen_errors:
-        return f"A client read to the end, and the task raised {told(trial.unseen_errors[-1])}"
+        return f"While a client read, the task raised {told(trial.unseen_errors[-1])}"
     if trial.ending is Ending.OPEN and not trial.blocked and trial.returned_s is not None:
         return (
             f"The handler returned and the client has {trial.size_bytes} bytes, but no end. Since "
@@ -128,6 +128,12 @@ def _why_not_on_its_own(trial: Trial, reports: list[Exception]) -> str | None:
         return (
             "The client has everything, but the handler has not returned: it waits for the task, "
             "or for something after it. Start the task, and return."
+        )
+    span_s = trial.chunks[-1][0] - trial.chunks[0][0]
+    if span_s < 0.1:
+        return (
+            f"The ten lines came within {span_s:.2f} s: write them 50 ms apart, with `await "
+            "asyncio.sleep(0.05)`."
         )
     after_s = trial.ended_s - trial.returned_s
     if after_s < 0.1:

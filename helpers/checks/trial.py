@@ -67,7 +67,7 @@ class Trial:
         """Whether the handler did what a stub does: nothing."""
         stub = any(isinstance(error, NotImplementedError) for error in self.handler_errors)
         empty = self.ending is Ending.COMPLETE and self.status == 200 and not self.size_bytes
-        silent = not (self.notes or self.never_awaited or self.handler_errors)
+        silent = not (self.notes or self.never_awaited or self.handler_errors or self.unseen_errors)
         return stub or (empty and silent and self.result is None)
 
     def verdict(self, why: str | None, shown: str = "") -> Verdict:
@@ -76,10 +76,11 @@ class Trial:
         Either way it also tells what went wrong inside the answer and came to nobody's ears.
         """
         if self.never_awaited:
-            names = ", ".join(f"`{name}`" for name in dict.fromkeys(self.never_awaited))
+            never = [f"`{name}`" for name in dict.fromkeys(self.never_awaited)]
+            were = "were" if len(never) > 1 else "was"
             return wrong(
-                f"{names} was called and never awaited, so nothing of it was done: write `await` "
-                "in front of the call, or let a task run it."
+                f"{', '.join(never)} {were} called and never awaited, so nothing of it was done: "
+                "write `await` in front of the call, or let a task run it."
             )
         errors = [note for note in self.notes if note.kind is not ClientDisconnected]
         if why is None:
@@ -124,13 +125,14 @@ class Trial:
         got = f"{self.size_bytes} bytes"
         if not self.was_called:
             return (
-                "The request did not come to the handler in time: this machine is too busy. Run "
-                "the check again."
+                "The request did not come to the handler in time: this machine is too busy, or an "
+                "earlier answer still blocks. Run the check again."
             )
         if self.returned_s is None:
             return (
-                f"The handler does not return: the client has {got} and still waits, seconds "
-                "later. Something in the handler waits for what never comes."
+                f"The handler has not returned after seconds: the client has {got} and still "
+                "waits. It takes longer than a check does, has a loop without end, or waits for "
+                "what never comes."
             )
         return (
             f"The handler has returned, but the client has {got} and still waits for the end. "
@@ -144,5 +146,6 @@ class Trial:
             if found != wanted:
                 return f"Line {number} is {found!r}, and should be {wanted!r}."
         if len(received) != len(lines):
-            return f"The client got {len(received)} lines, not {len(lines)}."
+            some = "1 line" if len(received) == 1 else f"{len(received)} lines"
+            return f"The client got {some}, not {len(lines)}."
         return None
