@@ -204,8 +204,8 @@ def _try_all(follow: Callable[[Ask], list[str]]) -> Verdict:
             return _with_what_it_hid(witness, verdict)
     if why := _why_not_told(follow):
         return _with_what_it_hid(witness, wrong(why))
-    what = f"All lines, each once, in {len(sources)} cases, most of which die in their own way."
-    return _with_what_it_hid(witness, solved(what))
+    shown_in = f"in {len(sources)} cases: the line dies early, late, twice, for ever, or never."
+    return _with_what_it_hid(witness, solved(f"All lines, each once, {shown_in}"))
 
 
 def _why_not_all(follow: Callable[[Ask], list[str]], source: _Source) -> str | Verdict | None:
