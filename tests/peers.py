@@ -165,6 +165,10 @@ def serve(cert_file, key_file):
                 await asyncio.sleep(float(request.query["pause_s"]))
         await response.write(str(moved_bytes["/upload"]))
 
+    @server.route("/ignore")
+    async def ignore(request, response):
+        await asyncio.Event().wait()
+
     with server:
         say(port=server.port)
         sys.stdin.read()
@@ -251,6 +255,31 @@ async def _read_nothing(url, ca_file, clients, downloads):
     await asyncio.to_thread(sys.stdin.read)
 
 
+def upload_to_nobody(url, ca_file, clients, uploads):
+    """Clients that begin so many uploads each, and write them when told to as far as they may."""
+    asyncio.run(_upload_to_nobody(url, ca_file, int(clients), int(uploads)))
+
+
+async def _upload_to_nobody(url, ca_file, clients, uploads):
+    from helpers.client import AsyncHTTP3Transport
+
+    async def write(stream):
+        while True:
+            await stream.write(PIECE)
+
+    transports = [AsyncHTTP3Transport(ca_file=ca_file) for _ in range(clients)]
+    streams = []
+    for transport in transports:
+        for _ in range(uploads):
+            streams.append(await transport.open_stream("POST", f"{url}/ignore"))
+    say(streams=len(streams))
+    await asyncio.to_thread(sys.stdin.readline)
+    writing = [asyncio.create_task(write(stream)) for stream in streams]
+    await asyncio.to_thread(sys.stdin.read)
+    for task in writing:
+        task.cancel()
+
+
 def _client(ca_file):
     import httpx2
 
@@ -267,5 +296,6 @@ if __name__ == "__main__":
         "upload": upload,
         "leave_suddenly": leave_suddenly,
         "read_nothing": read_nothing,
+        "upload_to_nobody": upload_to_nobody,
     }
     PROGRAMS[sys.argv[1]](*sys.argv[2:])

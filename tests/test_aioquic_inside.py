@@ -7,6 +7,7 @@ datagrams, a number is the time. So each step is exact.
 import ast
 import importlib.metadata
 import inspect
+import math
 import operator
 import ssl
 import subprocess
@@ -31,6 +32,7 @@ from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
+    QuicStreamFrame,
     pull_quic_transport_parameters,
     push_quic_transport_parameters,
 )
@@ -49,6 +51,7 @@ from helpers.connection.aioquic_inside.http3 import MAX_HEADER_BYTES
 from helpers.connection.aioquic_inside.keys import ReceivingKeys
 from helpers.connection.aioquic_inside.quic import (
     AIOQUIC_VERSION,
+    CONNECTION_WINDOW_BYTES,
     LOOPBACK_DATAGRAM_BYTES,
     MAX_PENDING_CRYPTO_BYTES,
     MAX_UNIDIRECTIONAL_STREAMS,
@@ -62,6 +65,11 @@ ROOT = Path(__file__).parent.parent
 LOOPBACK = ("127.0.0.1", 4433)
 ELSEWHERE = ("192.0.2.1", 4433)
 STEP_S = 0.001
+
+
+def new_layer(configuration):
+    """A layer whose application reads at once."""
+    return QUICLayer(configuration, lambda stream_id: 0, lambda size_bytes: size_bytes)
 
 
 class Layers:
@@ -88,14 +96,16 @@ class Layers:
             is_client=False, max_datagram_frame_size=65536, quic_logger=QuicLogger(), **common
         )
         theirs.load_cert_chain(credentials.cert_file, credentials.key_file)
-        self.client = QUICLayer(ours, lambda stream_id: 0)
+        self.client = new_layer(ours)
         _announce(self.client, announced)
         self.client.connect(address, now=self.now)
         self.unread = {}
+        self.credit = math.inf  # by how much MAX_DATA may rise each time
         original_id = self.client.original_destination_connection_id
         if with_helpers:
             unread_bytes = lambda stream_id: self.unread.get(stream_id, 0)  # noqa: E731
-            self.server = QUICLayer(theirs, unread_bytes, original_id)
+            more_credit = lambda size_bytes: min(size_bytes, self.credit)  # noqa: E731
+            self.server = QUICLayer(theirs, unread_bytes, more_credit, original_id)
         else:
             self.server = QuicConnection(
                 configuration=theirs, original_destination_connection_id=original_id
@@ -180,6 +190,7 @@ SIGNATURES = {
     QuicConnection.receive_datagram: "self data addr now",
     QuicConnection.datagrams_to_send: "self now",
     QuicConnection._write_stream_limits: "self builder space stream",
+    QuicConnection._write_connection_limits: "self builder space",
     QuicConnection._handle_crypto_frame: "self context frame_type buf",
     CryptoContext.decrypt_packet: "self packet encrypted_offset expected_packet_number",
     Context._client_handle_certificate_verify: "self input_buf",
@@ -213,6 +224,8 @@ ATTRIBUTES = {
     "server._crypto_streams": dict,
     "server._crypto_buffers": dict,
     "server._spaces": dict,
+    "server._local_max_data.value": int,
+    "server._local_max_data.used": int,
     "server._local_max_streams_uni.value": int,
     "server._local_max_streams_uni.sent": int,
     "server._max_datagram_size": int,
@@ -250,6 +263,7 @@ ATTRIBUTES = {
     "stream.sender._reset_error_code": type(None),
     "stream.sender.is_finished": bool,
     "stream.receiver.is_finished": bool,
+    "stream.receiver.highest_offset": int,
     "space.sent_packets": dict,
     "space.ack_at": type(None),
     "http._quic": QuicConnection,
@@ -268,7 +282,7 @@ ATTRIBUTES = {
     "kept.receiving_ended": bool,
 }
 
-OWN_ATTRIBUTES = {"_unread_bytes", "_now", "_windows", "_granted_at"} | {
+OWN_ATTRIBUTES = {"_unread_bytes", "_more_credit", "_now", "_windows", "_granted_at"} | {
     "_large_bytes",
     "_large_from",
     "_black_holes",
@@ -321,7 +335,7 @@ def test_every_private_name_that_is_relied_on_is_listed_here():
 def test_nothing_hides_a_name_of_aioquics_by_accident():
     """A later aioquic may well call something as the helpers do."""
     configuration = QuicConfiguration(is_client=True)
-    ours = QUICLayer(configuration, lambda stream_id: 0)
+    ours = new_layer(configuration)
     theirs = QuicConnection(configuration=configuration)
     _hides_only_what_is_overridden(ours, theirs, OWN_ATTRIBUTES)
     context = Context(is_client=True)
@@ -509,6 +523,65 @@ def test_a_stream_that_is_over_gets_no_grant(pair):
     assert not pair.server.grant_due(8)
 
 
+# ---- the limit of the connection
+
+
+def write_three_streams(pair):
+    """Three windows, where the connection has room for two at first."""
+    assert pair.server._local_max_data.value == CONNECTION_WINDOW_BYTES == 2 * STREAM_WINDOW_BYTES
+    for stream_id in (0, 4, 8):
+        pair.client.send_stream_data(stream_id, bytes(STREAM_WINDOW_BYTES))
+    pair.settle()
+    return sum(pair.unread.values())
+
+
+def test_aioquic_alone_doubles_the_limit_of_a_connection_that_nobody_reads(connected):
+    """Without this ours is not needed any more."""
+    pair = connected(with_helpers=False)
+    assert write_three_streams(pair) == 3 * STREAM_WINDOW_BYTES
+    assert pair.server._local_max_data.value >= 4 * STREAM_WINDOW_BYTES
+
+
+def test_the_limit_of_a_connection_follows_what_arrives_as_far_as_its_credit_goes(pair):
+    pair.credit = 0
+    assert write_three_streams(pair) == CONNECTION_WINDOW_BYTES
+    limit = pair.server._local_max_data
+    assert limit.value == limit.used == CONNECTION_WINDOW_BYTES
+    assert pair.server.ahead_bytes() == 0
+    pair.credit = 1000
+    pair.step()
+    pair.credit = 0
+    pair.settle()
+    assert sum(pair.unread.values()) == limit.used == CONNECTION_WINDOW_BYTES + 1000
+    pair.credit = CONNECTION_WINDOW_BYTES
+    pair.settle()
+    assert sum(pair.unread.values()) == limit.used == 3 * STREAM_WINDOW_BYTES
+    assert pair.server.ahead_bytes() >= CONNECTION_WINDOW_BYTES // 2
+
+
+def test_a_limit_that_was_lost_is_sent_again(pair):
+    pair.credit = 0
+    write_three_streams(pair)
+    pair.credit = CONNECTION_WINDOW_BYTES
+    pair.lose = True
+    assert pair.step() == 1
+    pair.lose = False
+    assert pair.client._remote_max_data == CONNECTION_WINDOW_BYTES
+    pair.settle()
+    assert pair.client._remote_max_data == pair.server._local_max_data.value
+    assert sum(pair.unread.values()) == 3 * STREAM_WINDOW_BYTES
+
+
+def test_what_waits_for_an_earlier_piece_counts_as_ahead(pair):
+    before = pair.server.ahead_bytes()
+    receiver = pair.server._get_or_create_stream(QuicFrameType.STREAM_BASE, 0).receiver
+    receiver.handle_frame(QuicStreamFrame(data=bytes(1000), offset=500))
+    pair.server._local_max_data.used += 1500
+    assert pair.server.ahead_bytes() == before
+    receiver.handle_frame(QuicStreamFrame(data=bytes(500), offset=0))
+    assert pair.server.ahead_bytes() == before - 1500
+
+
 # ---- bytes in flight
 
 
@@ -559,7 +632,7 @@ def test_an_acknowledgement_can_leave_now(pair):
 
 
 def test_without_a_handshake_there_is_nothing_to_acknowledge():
-    QUICLayer(QuicConfiguration(), lambda stream_id: 0).acknowledge_now()
+    new_layer(QuicConfiguration()).acknowledge_now()
 
 
 def test_the_reason_of_the_end_is_known_before_aioquic_tells(pair):
@@ -575,7 +648,7 @@ def test_the_reason_of_the_end_is_known_before_aioquic_tells(pair):
 
 
 def test_the_certificate_of_a_handshake_that_failed_is_known(credentials):
-    assert QUICLayer(QuicConfiguration(), lambda stream_id: 0).peer_certificate is None
+    assert new_layer(QuicConfiguration()).peer_certificate is None
     pair = Layers(credentials, verify_mode=ssl.CERT_REQUIRED)
     pair.settle()
     assert "unable to get local issuer" in pair.client.why_closing().reason

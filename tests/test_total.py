@@ -9,14 +9,16 @@ import asyncio
 import pytest
 
 from helpers.connection import Total
-from helpers.connection.total import SMALL_PIECE_BYTES, TOTAL_LIMIT_BYTES
+from helpers.connection.aioquic_inside import CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES
+from helpers.connection.total import CREDIT_STEP_BYTES, SMALL_PIECE_BYTES, TOTAL_LIMIT_BYTES
 from helpers.stream import MAX_DATA_FRAME_BYTES
-from tests.pair import Pair
+from tests.pair import POST, Pair
 from tests.peers import MB, PIECE, Growth, Peer, has_settled
 
 LIMIT_BYTES = 1024 * 1024
 STREAMS = 40
 CLIENTS, DOWNLOADS = 10, 127
+UPLOADERS, UPLOADS = 4, 60
 QUIET_S = 1.0
 # What else a stream costs: its state at both layers, its handler and the piece that this writes.
 STREAM_BYTES = 40_000 + len(PIECE)
@@ -111,6 +113,110 @@ async def test_what_was_acknowledged_is_not_held(pairs):
         await pair.soon(writing)
         await pair.run(1.0)
         assert other.server.piece_bytes() == MAX_DATA_FRAME_BYTES, number
+
+
+# ---- what comes and nobody reads
+
+
+async def begin_uploads(pair, writers, streams):
+    """Begin so many endless uploads; return their ends at the server, which nobody reads."""
+    first = len(pair.requests)
+    for _ in range(streams):
+        writers.start(pair.request(POST, end_stream=False), bytes(64 * 1024))
+    await pair.run(5.0)
+    return [stream for stream, _ in pair.requests[first:]]
+
+
+async def send_whole(pair, streams, size_bytes):
+    """Let so many uploads arrive to their ends."""
+    for _ in range(streams):
+        stream = pair.request(POST, end_stream=False)
+        await pair.soon(stream.write(bytes(size_bytes)))
+        await pair.soon(stream.close())
+    await pair.run(5.0)
+    return [stream for stream, _ in pair.requests]
+
+
+def unread_bytes(*pairs):
+    streams = [stream for pair in pairs for stream in pair.server.streams.values()]
+    return sum(stream.receiving.unread_bytes for stream in streams)
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.05], ids=["here", "far"])
+async def test_what_all_connections_have_unread_is_bounded(pairs, writers, delay_s):
+    for pair in pairs:
+        pair.delay_s = delay_s
+        await begin_uploads(pair, writers, STREAMS)
+    most_bytes = LIMIT_BYTES + 2 * CONNECTION_WINDOW_BYTES
+    assert most_bytes // 2 < unread_bytes(*pairs) <= most_bytes < STREAMS * STREAM_WINDOW_BYTES
+    assert all(unread_bytes(pair) > CONNECTION_WINDOW_BYTES // 2 for pair in pairs)
+
+
+async def test_a_handler_that_reads_goes_on_beside_those_that_do_not(pairs, writers):
+    stalled, reading = pairs
+    await begin_uploads(stalled, writers, STREAMS)
+    assert unread_bytes(stalled) > LIMIT_BYTES
+    [reads, _never] = await begin_uploads(reading, writers, 2)
+    began_at = reading.now
+    read_bytes = 0
+    while read_bytes < 5_000_000:
+        read_bytes += sum(map(len, await reading.soon(reads.receive())))
+    assert reading.now - began_at < 5.0
+
+
+async def read(pair, streams):
+    for stream in streams:
+        while await pair.soon(stream.receive()):
+            pass
+
+
+async def stop(pair, streams):
+    for stream in streams:
+        stream.stop()
+
+
+async def vanish(pair, streams):
+    pair.server.abandon("its client is gone")
+
+
+@pytest.mark.parametrize("make_room", [read, stop, vanish])
+async def test_who_was_held_back_hears_when_there_is_room(pairs, writers, make_room):
+    holding, held_back = pairs
+    streams = await send_whole(holding, 4, 450_000)
+    assert unread_bytes(holding) == 4 * 450_000
+    await begin_uploads(held_back, writers, STREAMS)
+    before = unread_bytes(held_back)
+    assert before < CONNECTION_WINDOW_BYTES + LIMIT_BYTES // 2
+    await make_room(holding, streams)
+    await held_back.run(0.1)  # no PING has to come first
+    after = unread_bytes(held_back)
+    print(f"{before} bytes unread, {after} when there was room")
+    assert after > CONNECTION_WINDOW_BYTES + LIMIT_BYTES - CREDIT_STEP_BYTES
+
+
+async def test_what_was_read_before_does_not_count(pairs, writers):
+    holding, asking = pairs
+    await read(holding, await send_whole(holding, 4, 450_000))
+    await begin_uploads(asking, writers, STREAMS)
+    assert unread_bytes(asking) > CONNECTION_WINDOW_BYTES + LIMIT_BYTES - CREDIT_STEP_BYTES
+
+
+def test_the_memory_of_a_server_that_reads_nothing_is_bounded(credentials):
+    """Ten clients with 127 uploads each that no handler reads took 676 MB."""
+    with Peer("serve", credentials.cert_file, credentials.key_file) as server:
+        url = f"https://localhost:{server.line()['port']}"
+        with Peer("upload_to_nobody", url, credentials.ca_file, UPLOADERS, UPLOADS) as uploaders:
+            assert uploaders.line()["streams"] == UPLOADERS * UPLOADS
+            growth = Growth(server)
+            uploaders.go_on()
+            growth.watch_until(has_settled(lambda: server.rss_bytes() // MB, QUIET_S / 2), 60.0)
+            grown_mb = growth.mb(server)
+    print(f"{UPLOADERS * UPLOADS} unread uploads: the server grew by {grown_mb:.0f} MB")
+    bound_bytes = TOTAL_LIMIT_BYTES + UPLOADERS * (CONNECTION_WINDOW_BYTES + UPLOADS * STREAM_BYTES)
+    assert grown_mb <= bound_bytes / MB < UPLOADERS * UPLOADS * STREAM_WINDOW_BYTES / MB
+
+
+# ---- what is written and nobody acknowledges
 
 
 def test_the_memory_of_a_server_is_bounded(credentials):

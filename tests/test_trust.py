@@ -111,9 +111,11 @@ def ours(files, ca_file, name):
     mine.server_name = name
     theirs.certificate, *theirs.certificate_chain = pem.read_certificates(files.cert_file)
     theirs.private_key = pem.read_key(files.key_file)
-    client = QUICLayer(mine, lambda stream_id: 0)
+    all_that_is_asked = lambda size_bytes: size_bytes  # noqa: E731
+    client = QUICLayer(mine, lambda stream_id: 0, all_that_is_asked)
     client.connect(ADDRESS, now=0.0)
-    server = QUICLayer(theirs, lambda stream_id: 0, client.original_destination_connection_id)
+    original_id = client.original_destination_connection_id
+    server = QUICLayer(theirs, lambda stream_id: 0, all_that_is_asked, original_id)
     for turn in range(6):
         ends = (client, server) if turn % 2 == 0 else (server, client)
         for data, _ in ends[0].datagrams_to_send(now=0.0):

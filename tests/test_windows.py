@@ -18,6 +18,7 @@ MB = 1_000_000
 PIECE = bytes(64 * 1024)
 DELAY_S = 0.05  # one way
 ROUND_TRIP_S = 2 * DELAY_S
+SIDE_BY_SIDE = 16
 # In place of 16 MiB: what a distance carries, in memory too, is datagrams of 1200 bytes.
 MOST_BYTES = 4 * 1024 * 1024
 # How far a writer is ahead of a reader that has not proved anything.
@@ -97,6 +98,23 @@ async def test_a_distance_holds_up_nobody_who_reads(credentials, flows, monkeypa
     unlimited = await round_trips_for(*_far(credentials, flows, down), 5 * MB)
     print(f"5 MB in {took:.1f} round trips, {unlimited:.1f} without limits")
     assert took < 1.2 * unlimited
+
+
+async def test_a_distance_holds_up_no_uploads_side_by_side(credentials, flows, monkeypatch):
+    """They have the limit of the connection (MAX_DATA) in common."""
+    took = await _round_trips_side_by_side(credentials, flows)
+    monkeypatch.setattr("helpers.connection.configuration.CONNECTION_WINDOW_BYTES", 100 * MB)
+    unlimited = await _round_trips_side_by_side(credentials, flows)
+    print(f"5 MB on {SIDE_BY_SIDE} streams in {took:.1f} round trips, {unlimited:.1f} without")
+    assert took < 1.2 * unlimited
+
+
+async def _round_trips_side_by_side(credentials, flows):
+    pair = Pair(credentials, DELAY_S).connect()
+    several = [flows(pair, down=False) for _ in range(SIDE_BY_SIDE)]
+    for flow in several:
+        flow.reads.set()
+    return await until(pair, lambda: sum(flow.read for flow in several) >= 5 * MB)
 
 
 def _far(credentials, flows, down=True):

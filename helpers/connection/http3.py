@@ -110,7 +110,9 @@ class HTTP3Connection:
         self._on_abandoned = on_abandoned
         self._on_connection_id = on_connection_id
         self._max_send_bytes = max_send_bytes
-        self.quic = QUICLayer(configuration, self._unread_bytes, original_id, retry_id)
+        self.quic = QUICLayer(
+            configuration, self._unread_bytes, self._more_credit, original_id, retry_id
+        )
         self._http = HTTP3Layer(self.quic)
         self._speaks_http = False
         self._total = total or Total()
@@ -539,10 +541,20 @@ class HTTP3Connection:
 
     def data_was_read(self, stream_id: int) -> None:
         """Let the peer send more where the reader has made room for it."""
-        if self.lost is None and self.quic.grant_due(stream_id):
-            self._on_output(False)
+        if self.lost is None:
+            self._total.credit.may_have_less(self)
+            if self.quic.grant_due(stream_id):
+                self._on_output(False)
 
     # ---- the total
+
+    def credit_bytes(self) -> int:
+        """Return how much has arrived unread or may still come."""
+        unread_bytes = sum(stream.receiving.unread_bytes for stream in self.streams.values())
+        return self.quic.ahead_bytes() + unread_bytes + self._http.buffered_bytes_of_all()
+
+    def _more_credit(self, size_bytes: int) -> int:
+        return self._total.credit.more(self, size_bytes)
 
     def held_bytes(self) -> int:
         """Return how much was written that the peer has not acknowledged."""

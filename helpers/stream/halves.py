@@ -387,6 +387,7 @@ class ReceivingHalf(_OneWay):
             self.state = Half.STOPPED
             self._carrier.send_stop(self.stream_id, error_code)
             self.wake()
+        self._carrier.data_was_read(self.stream_id)  # what was dropped makes room, too
 
     def fail(self, error: Exception, error_code: int) -> None:
         """Do what `stop` does; who reads gets `error`, a fault of this side's."""

@@ -146,6 +146,10 @@ class HTTP3Layer(H3Connection):
         stream = self._stream.get(stream_id)
         return len(stream.buffer) if stream is not None else 0
 
+    def buffered_bytes_of_all(self) -> int:
+        """Return the same of all streams together."""
+        return sum(len(stream.buffer) for stream in self._stream.values())
+
     def open_streams(self) -> int:
         """Return how many request streams this layer still keeps state for."""
         return sum(stream_id % 4 == 0 for stream_id in self._stream)

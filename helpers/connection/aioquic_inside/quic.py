@@ -12,6 +12,10 @@ How much that is follows the line: a peer at a distance has in flight what a rou
 the window of a reader that keeps up is doubled, and what may be in flight is what the congestion
 window allows (RFC 9002 section 7), both up to a stated maximum. On one machine neither is needed.
 
+The limit of all streams together (MAX_DATA) is ahead of what has ARRIVED, so that streams that
+nobody reads hold up no other, as far as there is credit (helpers/connection/total.py). aioquic
+doubles it.
+
 The rest is smaller: why a connection is closing, what a hostile peer may cost, the certificate of a
 failed handshake, the size of datagrams.
 """
@@ -74,9 +78,9 @@ UNACKNOWLEDGED_LIMIT_BYTES = 16 * 1024 * 1024
 NEAR_S = 0.005
 # HTTP/3 has three of them (RFC 9114 section 6.2); each may hold a window, for nobody.
 MAX_UNIDIRECTIONAL_STREAMS = 16
-# The same for the whole connection at its start. aioquic raises it with what arrives; the stream
-# windows bound the memory, so one stalled stream never holds up its siblings.
-CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
+# The same for the whole connection, at first and always: all its streams together may be this far
+# ahead of what was read. More is a matter of credit.
+CONNECTION_WINDOW_BYTES = 1024 * 1024
 # Loopback has no 1500-byte links. 16383 is the most that the length field of aioquic's STREAM
 # frame holds (_write_stream_frame: push_uint16(length | 0x4000)).
 LOOPBACK_DATAGRAM_BYTES = 16000
@@ -102,8 +106,9 @@ class QUICLayer(QuicConnection):
 
     What it is told and asked all the time (`receive_datagram`, `next_event`, `datagrams_to_send`,
     `send_stream_data`) is inherited.
-    `unread_bytes(stream_id)` tells what has arrived and was not read yet. `original_id` is the
-    connection ID that a server's client began with; `retry_id` the one that it was told by a Retry.
+    `unread_bytes(stream_id)` tells what has arrived and was not read yet, `more_credit(size_bytes)`
+    by how much of that MAX_DATA may rise. `original_id` is the connection ID that a server's client
+    began with; `retry_id` the one that it was told by a Retry.
     There is no I/O here: who owns it, calls it, from one thread.
     """
 
@@ -111,6 +116,7 @@ class QUICLayer(QuicConnection):
         self,
         configuration: QuicConfiguration,
         unread_bytes: Callable[[int], int],
+        more_credit: Callable[[int], int],
         original_id: bytes | None = None,
         retry_id: bytes | None = None,
     ) -> None:
@@ -120,6 +126,7 @@ class QUICLayer(QuicConnection):
             retry_source_connection_id=retry_id,
         )
         self._unread_bytes = unread_bytes
+        self._more_credit = more_credit
         self._now = 0.0
         # By stream ID: windows that have grown, and when a peer at a distance got its last grant.
         self._windows: dict[int, int] = {}
@@ -142,6 +149,7 @@ class QUICLayer(QuicConnection):
         """Return the datagrams that are to be sent now, each with its address."""
         self._now = now
         self._find_black_hole()
+        self._raise_connection_limit()
         datagrams = super().datagrams_to_send(now)
         if self._may_probe_size(now):
             self._full_datagrams += sum(
@@ -280,6 +288,42 @@ class QUICLayer(QuicConnection):
                     maximum=stream.max_stream_data_local, stream_id=_id_of(stream)
                 )
             )
+
+    # ---- the limit of the connection (MAX_DATA)
+
+    def ahead_bytes(self) -> int:
+        """Return how much the peer may still send, and what waits for an earlier piece."""
+        waiting_bytes = sum(
+            stream.receiver.highest_offset - stream.receiver.starting_offset()
+            for stream in self._streams.values()
+            if not stream.receiver.is_finished
+        )
+        return self._local_max_data.value - self._local_max_data.used + waiting_bytes
+
+    def _raise_connection_limit(self) -> None:
+        """Let the peer send as much as the line carries, where there is credit."""
+        limit = self._local_max_data
+        half_bytes = streams_bytes = CONNECTION_WINDOW_BYTES // 2
+        if self._round_trip_s:
+            # What its streams may send. But credit cannot be taken back, and what is in flight at
+            # most doubles in a round trip: so no more than has come before.
+            open_bytes = sum(
+                stream.max_stream_data_local - stream.receiver.highest_offset
+                for stream_id, stream in self._streams.items()
+                if stream_id % 4 == 0 and not stream.receiver.is_finished
+            )
+            streams_bytes = max(half_bytes, min(open_bytes, limit.used))
+        if limit.value - limit.used < streams_bytes:
+            limit.value += self._more_credit(limit.used + streams_bytes + half_bytes - limit.value)
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        # aioquic doubles the limit here as soon as half of it is used.
+        limit = self._local_max_data
+        used_bytes, limit.used = limit.used, 0
+        try:
+            super()._write_connection_limits(builder, space)
+        finally:
+            limit.used = used_bytes
 
     # ---- datagrams
 
