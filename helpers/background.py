@@ -69,9 +69,15 @@ class Background:
         signal's handler raises on the way. `meanwhile(future)` is called on this thread while it
         runs, with the future of its result. Raises TimeoutError after `timeout_s` seconds. Whatever
         ends the wait early, an interrupt of the cell too, cancels the coroutine. Called from any
-        thread but the loop's own.
+        thread but the loop's own. Raises UsageError for `args` beside a coroutine, which has its
+        own already.
         """
         try:
+            if args and isinstance(work, Coroutine):
+                raise UsageError(
+                    f"run() got {work!r} and {args!r} beside it: a coroutine has its arguments "
+                    "already. Pass the function in its place, or timeout_s=... by name."
+                )
             loop, thread = self._usable()
         except UsageError:
             if isinstance(work, Coroutine):

@@ -4,6 +4,7 @@ import _thread
 import asyncio
 import contextlib
 import gc
+import inspect
 import signal
 import threading
 import time
@@ -80,6 +81,13 @@ def test_a_coroutine_runs_as_it_is_and_is_closed_where_it_is_refused(background)
     background.stop()
     with pytest.raises(UsageError, match="not running"):
         background.run(on_which_thread())
+
+
+def test_a_coroutine_takes_no_arguments_beside_it(background):
+    refused = on_which_thread()
+    with pytest.raises(UsageError, match=r"on_which_thread .* and \(0\.5,\) beside it"):
+        background.run(refused, 0.5)
+    assert inspect.getcoroutinestate(refused) == inspect.CORO_CLOSED
 
 
 def test_run_raises_what_the_coroutine_raises(background):
