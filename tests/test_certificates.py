@@ -637,8 +637,11 @@ def test_the_hash_of_the_public_key_is_what_chromium_takes(tmp_path):
 # Trust: what a message says of both sides
 
 
+SOMEWHERE = Path("somewhere/ca.pem")  # one of several of that name
+
+
 def trust_in(*certificates):
-    return Trust(Path("/somewhere/ca.pem"), certificates)
+    return Trust(SOMEWHERE, certificates)
 
 
 def loaded(pem):
@@ -653,10 +656,12 @@ def test_who_was_trusted_is_named_beside_the_issuer():
     by = f"OU=issuer,O=trustme v{trustme.__version__}"
     held = [loaded(ca.cert_pem) for ca in (one, other)]
     names = " and ".join(ca.subject.rfc4514_string() for ca in held)
-    assert trust_in(*held).explain(leaf) == f" It was issued by {by}, and ca.pem holds {names}."
+    assert trust_in(*held).explain(leaf) == (
+        f" It was issued by {by}, and {SOMEWHERE} holds {names}."
+    )
     namesake = loaded(trustme.CA(organization_unit_name="issuer").cert_pem)
     assert trust_in(namesake).explain(leaf) == (
-        f" It was issued by {by}, and ca.pem holds another CA of that name."
+        f" It was issued by {by}, and {SOMEWHERE} holds another CA of that name."
     )
     # It is refused for something else, then.
     assert trust_in(loaded(issuer.cert_pem)).explain(leaf) == ""

@@ -351,7 +351,7 @@ def test_a_ca_of_another_name_is_named_beside_the_issuer(side, server, credentia
     assert str(failed) == (
         "Certificate not trusted: unable to get local issuer certificate. "
         f"It was issued by {issuer_of(credentials.cert_file)}, "
-        f"and {ca_file.name} holds {issuer_of(ca_file)}."
+        f"and {ca_file} holds {issuer_of(ca_file)}."
     )
 
 
@@ -361,7 +361,8 @@ def test_another_ca_is_no_better_than_none(side, server, tmp_path):
     # No word of trusting what was refused.
     assert str(failed) == (
         "Certificate not trusted: unable to get local issuer certificate. "
-        f"It was issued by {issuer_of(other.ca_file)}, and ca.pem holds another CA of that name."
+        f"It was issued by {issuer_of(other.ca_file)}, "
+        f"and {other.ca_file} holds another CA of that name."
     )
     assert failed.seconds < HANDSHAKE_S
     assert isinstance(failed.cause, ConnectionLost)

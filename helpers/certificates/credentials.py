@@ -291,7 +291,7 @@ class Trust:
         issuer = certificate.issuer.rfc4514_string()
         trusted = [ca.subject.rfc4514_string() for ca in self.certificates]
         held = "another CA of that name" if issuer in trusted else " and ".join(trusted)
-        return f" It was issued by {issuer}, and {self.ca_file.name} holds {held}."
+        return f" It was issued by {issuer}, and {self.ca_file} holds {held}."
 
 
 def _issued(ca: x509.Certificate, certificate: x509.Certificate) -> bool:
