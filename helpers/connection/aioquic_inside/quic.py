@@ -388,6 +388,8 @@ class QUICLayer(QuicConnection):
             self._max_datagram_size <= small_bytes < self._large_bytes
             and now >= self._large_from
             and self._close_event is None
+            # Whoever may have lied about its address gets no more than three times what it sent.
+            and self._network_paths[0].is_validated
         )
 
     def _size_probe(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
