@@ -1,11 +1,11 @@
-"""What arrived when: the body of one response, chunk by chunk, as text and as a picture.
+"""What arrived when: the body of a response or request, chunk by chunk, as text and as a picture.
 
-A chunk is what the client is handed at once. The time of each is taken when it is handed over, so
+A chunk is what its reader is handed at once. The time of each is taken when it is handed over, so
 a reader that is slow shows in the picture, as a writer that is slow does.
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
@@ -38,7 +38,7 @@ DOTS = 100
 
 @dataclass(frozen=True)
 class Timeline:
-    """The chunks of one response's body, and when each arrived.
+    """The chunks of one body, and when each arrived.
 
     `chunks` is a list of (seconds since the request was sent, bytes); `ended_s` is when the body
     ended, in the same seconds.
@@ -66,6 +66,17 @@ class Timeline:
                 show(arrived_s, chunk)
         finally:
             close()
+        return cls(chunks, perf_counter() - sent_at)
+
+    @classmethod
+    async def receive(cls, body: AsyncIterable[bytes], sent_at: float | None = None) -> "Timeline":
+        """Return the timeline of a body that a handler receives: a request, or a stream's.
+
+        Seconds count from `sent_at`, what `time.perf_counter()` gave when the request was sent;
+        without it from now. Prints nothing. Keeps the whole body, and raises what reading it does.
+        """
+        sent_at = perf_counter() if sent_at is None else sent_at
+        chunks = [(perf_counter() - sent_at, chunk) async for chunk in body]
         return cls(chunks, perf_counter() - sent_at)
 
     def __repr__(self) -> str:

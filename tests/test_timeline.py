@@ -1,5 +1,6 @@
-"""Timelines of responses whose chunks arrive when the test says: no socket, no clock, no sleep."""
+"""Timelines of bodies whose chunks arrive when the test says: no clock, no sleep."""
 
+import asyncio
 from io import BytesIO
 
 import httpx2
@@ -8,7 +9,7 @@ from matplotlib.image import imread
 
 from helpers import timeline
 from helpers.display import style
-from helpers.errors import UsageError
+from helpers.errors import ClientDisconnected, UsageError
 from helpers.timeline import Timeline
 
 
@@ -137,6 +138,50 @@ def test_a_bar_is_finished_where_the_download_breaks_off(clock, capsys):
 
 
 # misuse
+
+
+async def arriving(clock, arrivals):
+    started_s = clock()
+    for at_s, chunk in arrivals:
+        clock.now_s = started_s + at_s
+        if isinstance(chunk, Exception):
+            raise chunk
+        if chunk is not None:
+            yield chunk
+
+
+@pytest.mark.parametrize(("sent_at", "earlier_s"), [(None, 0.0), (49.5, 0.5)])
+def test_what_a_handler_receives_has_its_times_too(clock, capsys, sent_at, earlier_s):
+    received = asyncio.run(Timeline.receive(arriving(clock, lines(3)), sent_at))
+    assert [chunk for _, chunk in received.chunks] == [b"data chunk #%d\n" % n for n in (1, 2, 3)]
+    assert [at_s for at_s, _ in received.chunks] == pytest.approx(
+        [earlier_s + at_s for at_s in (0.002, 0.102, 0.202)]
+    )
+    assert received.ended_s == pytest.approx(earlier_s + 0.3)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_body_that_breaks_off_raises_in_its_handler(clock):
+    gone = ClientDisconnected(0, None, "the test says so")
+    with pytest.raises(ClientDisconnected, match="the test says so"):
+        asyncio.run(Timeline.receive(arriving(clock, [(0.1, b"one"), (0.2, gone)])))
+
+
+def test_a_request_and_a_stream_can_be_received(server, client):
+    received = []
+
+    @server.route("/upload")
+    async def upload(request, response):
+        received.append(await Timeline.receive(request))
+
+    @server.route("/taken-over")
+    async def taken_over(request, response):
+        async with await response.take_over() as stream:
+            received.append(await Timeline.receive(stream))
+
+    for path in ("/upload", "/taken-over"):
+        client.post(server.url(path), content=iter([b"one", b"three"]))
+    assert [timeline.summary()[-7:] for timeline in received] == ["8 bytes", "8 bytes"]
 
 
 def test_a_body_that_was_already_read_is_refused(clock):
