@@ -295,9 +295,16 @@ def test_a_file_of_a_form_is_read_on_the_callers_thread(client, digest):
     assert readers == {threading.current_thread()}
 
 
-@pytest.mark.parametrize("piece", [None, "text", 1])
-def test_a_piece_that_is_no_bytes_is_a_mistake_and_no_end(client, digest, piece):
-    with pytest.raises(TypeError, match="bytes-like object"):
+@pytest.mark.parametrize(
+    ("piece", "why"),
+    [
+        (None, "bytes-like object"),
+        (1, "bytes-like object"),
+        ("a text of some length", r"bytes: yield 'a text of some lengt'\.encode\(\), not a str"),
+    ],
+)
+def test_a_piece_that_is_no_bytes_is_a_mistake_and_no_end(client, digest, piece, why):
+    with pytest.raises(TypeError, match=why):
         client.post(digest, content=iter([b"one", piece, b"three"]))
     assert client.post(digest, content=iter([b"one"])).status_code == 200
 

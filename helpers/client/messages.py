@@ -148,6 +148,8 @@ async def upload_body(
 
 
 async def _upload_piece(stream: HTTP3Stream, piece: bytes, timeout_s: float | None) -> None:
+    if isinstance(piece, str):
+        raise TypeError(f"A body is made of bytes: yield {piece[:20]!r}.encode(), not a str.")
     view = memoryview(piece)
     try:
         for start in range(0, len(view), MAX_DATA_FRAME_BYTES):
