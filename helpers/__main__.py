@@ -1,8 +1,8 @@
-"""The article's two programs in a terminal: `python -m helpers buffered` and `... takeover`.
+"""Three programs in a terminal: `python -m helpers buffered`, `... takeover` and `... upload`.
 
 Server and client run in this one process and talk HTTP/3 over loopback, or over a line with
 distance and loss. Each of the ten lines is shown when it arrives; read `buffered` and `takeover` to
-see who sends them.
+see who sends them, as in the article. With `upload` the client does, and is told of each.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from typing import Any
 
 import httpx2
@@ -22,6 +23,7 @@ from helpers.exchange import Flusher, Request, Response
 from helpers.link import Link
 from helpers.server import Handler, Server
 
+ANSWER_TIMEOUT_S = 30.0  # a line may lose the same packet again and again
 INTERRUPTED = 130  # what shells report for Ctrl-C: 128 and the number of SIGINT
 
 
@@ -48,8 +50,35 @@ async def takeover(request: Request, response: Response) -> None:
             await asyncio.sleep(0.1)
 
 
+async def upload(request: Request, response: Response) -> None:
+    """Answer each piece of a request's body, as soon as it is there."""
+    async for piece in request:
+        await response.write(b"the server has " + piece)
+        await response.flush()
+
+
+def send_lines(transport: HTTP3Transport, url: str) -> None:
+    """Send ten lines as they come into being, and print the answer to each."""
+    with transport.open_stream("POST", url, timeout_s=ANSWER_TIMEOUT_S) as stream:
+        answers = iter(stream)
+        for number in range(10):
+            stream.write(b"data chunk #%d\n" % number)
+            print(next(answers, b"").decode(), end="", flush=True)
+            time.sleep(0.1)
+        stream.close()
+        print(b"".join(answers).decode(), end="", flush=True)
+
+
+def print_lines(transport: HTTP3Transport, url: str) -> None:
+    """Ask for the lines, and print each when it comes."""
+    with httpx2.Client(transport=transport).stream("GET", url) as response:
+        response.raise_for_status()
+        for text in response.iter_text():
+            print(text, end="", flush=True)
+
+
 def show(handler: Handler, line: dict[str, Any] | None = None) -> None:
-    """Serve a handler, ask for it, and print what comes as it comes.
+    """Serve a handler, send it what it wants, and print what comes as it comes.
 
     It comes over a Link with the conditions of `line`, where there are some.
     """
@@ -58,17 +87,16 @@ def show(handler: Handler, line: dict[str, Any] | None = None) -> None:
         credentials = load_or_create(directory)
         server = Server(cert_file=credentials.cert_file, key_file=credentials.key_file)
         server.route("/stream")(handler)
-        client = httpx2.Client(transport=HTTP3Transport(ca_file=credentials.ca_file))
+        transport = HTTP3Transport(ca_file=credentials.ca_file)
         link = Link(server, **line) if line else contextlib.nullcontext(server)
-        with server, link as end, client, client.stream("GET", end.url("/stream")) as response:
-            response.raise_for_status()
-            for text in response.iter_text():
-                print(text, end="", flush=True)
+        ask = send_lines if handler is upload else print_lines
+        with server, link as end, transport:
+            ask(transport, end.url("/stream"))
 
 
 def main() -> int:
     """Run the program that the command line names; return the exit code."""
-    programs = {"buffered": buffered, "takeover": takeover}
+    programs = {"buffered": buffered, "takeover": takeover, "upload": upload}
     parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
     parser.add_argument("program", choices=programs)
     over = parser.add_argument_group("over a line", "without these, there is none in between")

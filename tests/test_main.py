@@ -1,4 +1,4 @@
-"""The two programs as a terminal shows them."""
+"""The programs as a terminal shows them."""
 
 import asyncio
 import itertools
@@ -16,6 +16,11 @@ from helpers import __main__ as programs
 
 ROOT = Path(__file__).parent.parent
 LINES = [f"data chunk #{number}\n" for number in range(10)]
+PRINTED = {
+    "buffered": LINES,
+    "takeover": LINES,
+    "upload": [f"the server has {line}" for line in LINES],
+}
 WAIT_S = 30.0
 
 
@@ -46,7 +51,7 @@ def run(tmp_path, interruptible):
         process.communicate()
 
 
-@pytest.mark.parametrize("program", ["buffered", "takeover"])
+@pytest.mark.parametrize("program", PRINTED)
 def test_ten_lines_arrive_one_by_one_and_nothing_stays(run, tmp_path, program):
     process = run(program)
     lines, arrived_at = [], []
@@ -56,7 +61,7 @@ def test_ten_lines_arrive_one_by_one_and_nothing_stays(run, tmp_path, program):
         if len(lines) == 1:
             # The certificates are there while they are needed.
             assert len(list(tmp_path.glob("*/ca.pem"))) == 1
-    assert lines == LINES
+    assert lines == PRINTED[program]
     # 0.9 s in all, 0.1 s each: not in one piece, and not in two.
     assert arrived_at[-1] - arrived_at[0] > 0.9 / 5
     gaps_s = [later - earlier for earlier, later in itertools.pairwise(arrived_at)]
@@ -67,10 +72,10 @@ def test_ten_lines_arrive_one_by_one_and_nothing_stays(run, tmp_path, program):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
-@pytest.mark.parametrize("program", ["buffered", "takeover"])
+@pytest.mark.parametrize("program", PRINTED)
 def test_an_interrupt_ends_it_cleanly(run, tmp_path, program):
     process = run(program)
-    assert [process.stdout.readline() for _ in range(3)] == LINES[:3]
+    assert [process.stdout.readline() for _ in range(3)] == PRINTED[program][:3]
     process.send_signal(signal.SIGINT)
     assert process.wait(WAIT_S) == 130
     assert process.stderr.read() == ""
@@ -78,9 +83,10 @@ def test_an_interrupt_ends_it_cleanly(run, tmp_path, program):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_that_has_enough_ends_it_without_a_traceback(run, tmp_path):
-    process = run("buffered")
-    assert process.stdout.readline() == LINES[0]
+@pytest.mark.parametrize("program", ["buffered", "upload"])
+def test_a_reader_that_has_enough_ends_it_without_a_traceback(run, tmp_path, program):
+    process = run(program)
+    assert process.stdout.readline() == PRINTED[program][0]
     process.stdout.close()
     assert process.wait(WAIT_S) == 1
     assert process.stderr.read() == ""
@@ -94,12 +100,14 @@ def test_another_name_is_refused_with_those_that_there_are(run):
     assert "invalid choice: 'unbuffered'" in last
     assert "buffered" in last
     assert "takeover" in last
+    assert "upload" in last
 
 
-def test_over_a_line_that_loses_packets_all_come(run, tmp_path):
-    process = run("takeover", "--delay-ms", "150", "--loss", "0.05", "--rate-mbit", "5")
+@pytest.mark.parametrize("program", ["takeover", "upload"])
+def test_over_a_line_that_loses_packets_all_come(run, tmp_path, program):
+    process = run(program, "--delay-ms", "150", "--loss", "0.05", "--rate-mbit", "5")
     lines = process.stdout.readlines()
-    assert lines == LINES
+    assert lines == PRINTED[program]
     assert process.stderr.read() == ""
     assert process.wait(WAIT_S) == 0
     assert list(tmp_path.iterdir()) == []
