@@ -85,7 +85,7 @@ def main():
     PICTURE.parent.mkdir(exist_ok=True)
     picture.save(PICTURE)
     timelines["flush"].plot("ten lines").save(PICTURE.with_name("flush.png"))
-    for drawn in (sketch.files, sketch.stack, sketch.ways):
+    for drawn in (sketch.files, sketch.stack, sketch.ways, sketch.both_ways):
         drawn().save(PICTURE.with_name(f"{drawn.__name__}.png"))
     line().save(PICTURE.with_name("line.png"))
     readme = README.read_text(encoding="utf-8")

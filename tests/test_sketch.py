@@ -8,6 +8,7 @@ SKETCHES = {
     "stack": sketch.stack,
     "files": sketch.files,
     "ways": sketch.ways,
+    "both_ways": sketch.both_ways,
     "signature": sketch.signature,
     "streams": lambda: sketch.streams(["GET /news", "GET /film", "GET /chat"]),
 }

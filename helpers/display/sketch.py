@@ -133,6 +133,21 @@ def ways() -> style.Picture:
     return draw(170, parts, alt, "A handler writes to its response, or to the stream itself")
 
 
+def both_ways() -> style.Picture:
+    """Return one request's stream: the client writes upwards while the handler answers."""
+    parts: list[Box | Arrow] = [
+        Box(20, 20, 170, "your program", "a generator, a file", BLUE, height=90),
+        Box(710, 20, 170, "handler", "async for ... request", ORANGE, height=90),
+        Arrow((190, 47), (710, 47), "the request's body: each piece as soon as it exists", BLUE),
+        Arrow((710, 90), (190, 90), "the answer, meanwhile if you like", ORANGE),
+    ]
+    alt = (
+        "A client and a handler with one stream between them. The pieces of the request's body go "
+        "up, each as soon as it exists; the answer comes down, meanwhile if you like."
+    )
+    return draw(130, parts, alt, "A body goes up while the answer comes down")
+
+
 def signature() -> style.Picture:
     """Return how a key pair signs: the private key makes a signature, the public one checks it."""
     parts: list[Box | Arrow] = [
