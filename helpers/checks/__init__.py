@@ -8,6 +8,7 @@ Without it: an answer is right when it runs, and wrong without a word why.
 from helpers.checks.buffered_stream import check_largest_write, check_pairs, check_progress_feed
 from helpers.checks.by_hand import check_attentive, check_patient, check_telling
 from helpers.checks.certificates import check_accepts, check_bundle, check_second_name
+from helpers.checks.client_stream import check_chat, check_upload
 from helpers.checks.real_network import (
     check_line_length,
     check_player,
@@ -21,6 +22,7 @@ __all__ = [
     "check_attentive",
     "check_broken_off",
     "check_bundle",
+    "check_chat",
     "check_handed_over",
     "check_largest_write",
     "check_line_length",
@@ -32,5 +34,6 @@ __all__ = [
     "check_second_name",
     "check_slow_reader",
     "check_telling",
+    "check_upload",
     "unknown_line",
 ]
