@@ -35,6 +35,8 @@ LONGEST = [
     "test_storms",
     "03_takeover_stream",
     "test_by_hand",
+    "05_client_stream",
+    "test_checks_client_stream",
     "test_silence",
     "test_client_errors",
     "test_servers",

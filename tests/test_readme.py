@@ -50,11 +50,13 @@ MEANT = {
     "Server": [Server],
     "asyncio": [asyncio],
     "ca_file": [HTTP3Transport],
+    "client": [httpx2.Client],
     "httpx2": [httpx2],
     "request": [Request],
     "response": [Response, httpx2.Response],
     "server": [Server],
     "stream": [HTTP3Stream],
+    "transport": [HTTP3Transport],
 }
 # What others say, so that no source of ours has it.
 FOREIGN = {
