@@ -20,7 +20,7 @@ from aioquic.h3.events import DataReceived, HeadersReceived
 from helpers.background import Background
 from helpers.certificates import load_or_create
 from helpers.client import AsyncHTTP3Transport, HTTP3Transport
-from helpers.errors import ClientDisconnected, UsageError
+from helpers.errors import ClientDisconnected, StreamReset, UsageError
 from helpers.server import Server
 from tests.interop.scripted import scripted_server
 
@@ -1151,11 +1151,52 @@ def test_a_call_on_an_open_stream_is_bounded(transport, server):
     async def silent(request, response):
         await request.read()
 
-    with (
-        transport.open_stream("POST", server.url("/silent"), timeout_s=0.2) as stream,
-        pytest.raises(TimeoutError, match=r"Not done within 0.2 s\."),
-    ):
-        stream.read_header()
+    with transport.open_stream("POST", server.url("/silent"), timeout_s=0.2) as stream:
+        for wait in (stream.read_header, stream.read):
+            with pytest.raises(TimeoutError, match=r"within 0\.2 s\. Your body .+, `close`\.$"):
+                wait()
+
+
+def test_a_server_that_is_silent_after_the_end_of_a_body_is_told(transport, server):
+    @server.route("/silent")
+    async def silent(request, response):
+        await request.read()
+        await asyncio.Event().wait()
+
+    with transport.open_stream("POST", server.url("/silent"), timeout_s=0.2) as stream:
+        stream.close()
+        with pytest.raises(TimeoutError, match=r"^Not done within 0\.2 s\.$"):
+            stream.read_header()
+
+
+def test_what_is_written_after_its_end_or_is_text_is_refused(transport, echo):
+    with transport.open_stream("POST", echo) as stream:
+        with pytest.raises(UsageError, match=r"carries bytes: write\('text'\.encode\(\)\)"):
+            stream.write("text")
+        stream.write(b"bytes")
+        stream.close()
+        with pytest.raises(UsageError, match="is finished by its writer: nothing can be written"):
+            stream.write(b"more")
+        assert stream.read() == b"bytes"
+
+
+def write_on(stream):
+    """Write until it raises: what leaves before STOP_SENDING has come is no mistake."""
+    for _ in range(1000):
+        stream.write(b"more")
+
+
+def test_an_open_stream_whose_body_is_refused_still_has_its_answer(transport, server):
+    @server.route("/limited", max_body_bytes=1000)
+    async def limited(request, response):
+        await request.read()
+
+    with transport.open_stream("POST", server.url("/limited")) as stream:
+        stream.write(bytes(1001))
+        assert stream.read_header()[":status"] == "413"
+        assert stream.read() == b"request body too large\n"
+        with pytest.raises(StreamReset, match=r"with STOP_SENDING, H3_NO_ERROR \(0x100\)"):
+            write_on(stream)
 
 
 def test_a_300_kb_body_both_ways_on_an_open_stream(transport, echo):

@@ -18,7 +18,7 @@ from aioquic.h3.connection import ErrorCode
 from helpers.background import Background
 from helpers.client.messages import ResponseBody
 from helpers.errors import UsageError
-from helpers.stream import HTTP3Stream, check_code
+from helpers.stream import Half, HTTP3Stream, check_code
 
 T = TypeVar("T")
 
@@ -45,6 +45,17 @@ class BlockingStream:
     def _run(self, function: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
         return self._background.run(function, *args, timeout_s=self._timeout_s)
 
+    def _wait_for(self, function: Callable[..., Coroutine[Any, Any, T]]) -> T:
+        try:
+            return self._run(function)
+        except TimeoutError as error:
+            if self._stream.sending.state is not Half.OPEN:
+                raise
+            raise TimeoutError(
+                f"Nothing came from the server within {self._timeout_s:g} s. Your body has not "
+                "ended: if the server waits for more of it, `write`; if for its end, `close`."
+            ) from error
+
     def write(self, data: bytes) -> None:
         """Send one DATA frame at once; waits while the server is slow."""
         self._run(self._stream.write, data)
@@ -55,10 +66,10 @@ class BlockingStream:
 
     def read_header(self) -> httpx2.Headers:
         """Return the response's header; `:status` is one of its fields."""
-        return httpx2.Headers(self._run(self._stream.read_header))
+        return httpx2.Headers(self._wait_for(self._stream.read_header))
 
     def __iter__(self) -> Iterator[bytes]:
-        while chunks := self._run(self._stream.receive):
+        while chunks := self._wait_for(self._stream.receive):
             yield from chunks
 
     def read(self) -> bytes:
