@@ -337,31 +337,35 @@ class _Guest:
         self.name = name
         self.stream = stage.transport.open_stream("POST", stage.url, timeout_s=STEP_TIMEOUT_S)
         self.heard = b""
+        self._chunks = iter(self.stream)
 
     def says(self, line: bytes) -> None:
         self.stream.write(line)
 
     def hears(self, line: bytes) -> str | None:
         """Return what is wrong with what comes to this guest's ears next, or None."""
-        heard, why_none = self.heard, "nothing more"
-        try:
-            for chunk in self.stream if len(heard) < len(line) else ():
-                heard += chunk
-                if len(heard) >= len(line):
-                    break
-            else:
-                why_none = "the end of the stream" if len(heard) < len(line) else ""
-        except TimeoutError:
-            pass
-        except PeerError as error:
-            why_none = f"an error ({error})"
-        self.heard = heard[len(line) :]
+        instead = self._listen(len(line))
+        heard, self.heard = self.heard, self.heard[len(line) :]
         if heard.startswith(line):
             return None
-        if line.startswith(heard):
-            before = f"{heard!r}, then " if heard else ""
-            return f"{self.name} should hear {line!r}, and got {before}{why_none}."
-        return f"{self.name} should hear {line!r}, and got {heard!r}."
+        if not instead:
+            return f"{self.name} should hear {line!r}, and got {heard!r}."
+        before = f"{heard!r}, then " if heard else ""
+        return f"{self.name} should hear {line!r}, and got {before}{instead}."
+
+    def _listen(self, size_bytes: int) -> str:
+        """Read until so much was heard; return what came instead of more, or nothing."""
+        try:
+            while len(self.heard) < size_bytes:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    return "the end of the stream"
+                self.heard += chunk
+        except TimeoutError:
+            return "nothing more"
+        except PeerError as error:
+            return f"an error ({error})"
+        return ""
 
 
 @never_raises
