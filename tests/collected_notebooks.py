@@ -108,6 +108,7 @@ def exercises_after_the_last_cell(cells):
             solved[cell.path].append(cell)
     again = []
     for run in solved.values():
+        run.sort(key=lambda cell: cell.cell_num)
         notebook = run[0].parent.nb
         ids = exercises.ids_below(notebook, "## Exercises")
         is_whole = len(run) == sum(cell.cell_type == "code" for cell in notebook.cells)

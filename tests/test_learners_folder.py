@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tests import collected_notebooks, exercises, shipped
 
@@ -101,6 +101,24 @@ def test_in_place_of_a_changed_notebook_what_ships_is_tested(checkout):
     assert "4 passed" in output
     assert output.count("notebooks/01.ipynb as shipped::Cell ") == 2
     assert "notebooks/01.ipynb has been changed: it is yours, and not tested" in output
+
+
+@pytest.mark.parametrize("order", ["no:randomly", "randomly"])
+def test_exercises_run_once_more_after_the_last_cell(checkout, order):
+    path = checkout / "notebooks" / "solutions" / "01.ipynb"
+    solved = exercises.read(path)
+    solved.cells.insert(1, new_markdown_cell("## Exercises"))
+    stops = "assert answer == 42\ndel answer"
+    solved.cells += [new_code_cell("assert answer == 42"), new_code_cell(stops)]
+    nbformat.write(solved, path)
+    shipped.record()
+    code, output = run_pytest(checkout, path, "-v", "-p", order)
+    assert code == 0, output
+    assert re.findall(r"::(Cell .+?) PASSED", output) == [
+        *(f"Cell {number}" for number in range(4)),
+        "Cell 1 again",
+        "Cell 2 again",
+    ]
 
 
 def test_what_ships_is_compared_where_no_answer_changes_it(checkout):
