@@ -282,6 +282,39 @@ def test_an_upload_without_end_is_ended(impatient):
     assert "does not return: seconds later" in text(check_upload(hangs), State.WRONG)
 
 
+def test_a_body_that_nobody_breaks_off_is_told():
+    released, threads = threading.Event(), []
+
+    def leaves_it_to_a_thread(client, url, data, report, cancelled):
+        left, statuses = threading.Event(), []
+
+        def generate():
+            for sent, piece in enumerate(cut(data), start=1):
+                if cancelled():
+                    left.set()
+                    released.wait(20)
+                yield piece
+                report(sent * PIECE)
+
+        def post():
+            try:
+                statuses.append(client.post(url, content=generate()).status_code)
+            except httpx2.TransportError:
+                return
+            left.set()
+
+        threads.append(threading.Thread(target=post))
+        threads[-1].start()
+        left.wait(20)
+        return statuses[0] if statuses else None
+
+    said = text(check_upload(leaves_it_to_a_thread), State.WRONG)
+    assert "and still waits: nobody broke the body off" in said
+    released.set()
+    for thread in threads:
+        thread.join()
+
+
 @pytest.mark.parametrize("answer", [3, "upload", [uploads]])
 def test_an_upload_that_is_no_function_is_told(answer):
     assert "a function that uploads, not" in text(check_upload(answer), State.WRONG)

@@ -235,8 +235,8 @@ def check_upload(upload: Upload) -> Verdict:
         run.cancelled = True
         receiver.go_on()
         ends = run.ends()
-        receiver.over.wait(STEP_TIMEOUT_S)
-    why = _why_not_in_step(reports, read_bytes) or _why_not_cancelled(run, receiver, ends)
+        waits = not receiver.over.wait(STEP_TIMEOUT_S)
+    why = _why_not_in_step(reports, read_bytes) or _why_not_cancelled(run, receiver, ends, waits)
     return stage.verdict(
         why,
         f"{len(WHOLE):,} bytes came whole, with a report for each piece. The other one was held "
@@ -303,7 +303,7 @@ def _why_not_in_step(reports: list[Any], read_bytes: int) -> str | None:
     return None
 
 
-def _why_not_cancelled(run: _Run, receiver: _Receiver, ends: bool) -> str | None:
+def _why_not_cancelled(run: _Run, receiver: _Receiver, ends: bool, waits: bool) -> str | None:
     sent = f"{len(receiver.body):,} of {len(LONG):,} bytes"
     if not ends:
         return "The upload was cancelled, and does not return."
@@ -317,6 +317,8 @@ def _why_not_cancelled(run: _Run, receiver: _Receiver, ends: bool) -> str | None
             f"Cancelled, and the server got {sent} and a clean end (FIN): it takes them for the "
             "whole. A generator that returns has ended its body; one that raises has broken it off."
         )
+    if waits:
+        return f"Cancelled, and the server has {sent} and still waits: nobody broke the body off."
     if run.error is not None:
         return (
             f"Cancelled, and the upload raised {told(run.error)} The body is broken off, which is "
