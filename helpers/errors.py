@@ -40,7 +40,14 @@ class ContentLengthError(UsageError):
 
 
 class DatagramError(UsageError):
-    """A datagram is too large, or the connection did not negotiate datagrams (RFC 9297)."""
+    """A datagram is too large, or the connection did not negotiate datagrams (RFC 9297).
+
+    `limit_bytes` is how long one may be at this moment; 0 where the peer takes none.
+    """
+
+    def __init__(self, text: str, limit_bytes: int) -> None:
+        super().__init__(text)
+        self.limit_bytes = limit_bytes
 
 
 class PeerError(Exception):

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import gc
+import time
 import warnings
 
 import pytest
 from aioquic.h3.connection import ErrorCode
 
-from helpers.client import AsyncHTTP3Transport
+from helpers.client import AsyncHTTP3Transport, HTTP3Transport
 from helpers.connection import ConnectionState, new_configuration
 from helpers.connection.aioquic_inside import STREAM_WINDOW_BYTES
 from helpers.connection.aioquic_inside.quic import UNSENT_LIMIT_BYTES
@@ -512,6 +513,7 @@ def test_a_stream_has_few_names():
     assert public(HTTP3Stream(None, 0)) == [
         "cancel",
         "close",
+        "datagrams",
         "is_open",
         "read",
         "read_header",
@@ -595,6 +597,7 @@ async def test_a_datagram_that_fits_exactly_arrives_and_a_longer_one_is_refused(
     assert limit_bytes > 1000
     with pytest.raises(DatagramError) as caught:
         await ours.send_datagram(bytes(limit_bytes + 1))
+    assert caught.value.limit_bytes == limit_bytes
     assert str(caught.value) == (
         f"A datagram of {limit_bytes + 1} bytes does not fit: {limit_bytes} bytes at most on this "
         "connection. Send less, or write to the stream."
@@ -615,13 +618,13 @@ def test_a_peer_that_negotiated_no_datagrams_gets_none(server, credentials):
             try:
                 await stream.send_datagram(b"ping")
             except DatagramError as error:
-                refused.append(str(error))
+                refused.append((str(error), error.limit_bytes))
             await stream.write(b"the connection lives")
 
     with requests.Session(verify=str(credentials.ca_file), http_version="v3only") as curl:
         for _ in range(2):
             assert curl.get(server.url("/stream")).content == b"the connection lives"
-    assert refused == ["The peer did not negotiate datagrams (RFC 9297 section 2.1.1)."] * 2
+    assert refused == [("The peer did not negotiate datagrams (RFC 9297 section 2.1.1).", 0)] * 2
     assert server.errors == []
 
 
@@ -635,6 +638,73 @@ async def test_of_too_many_datagrams_the_oldest_are_lost(ends, pair):
     assert kept == [b"%d" % number for number in range(10, MAX_WAITING_DATAGRAMS + 10)]
     with pytest.raises(UsageError, match="nothing comes"):
         await pair.soon(ours.receive_datagram())
+
+
+async def test_a_datagram_may_be_empty(ends, pair):
+    ours, theirs = ends
+    await theirs.send_datagram(b"")
+    await theirs.send_datagram(b"next")
+    assert [await pair.soon(ours.receive_datagram()) for _ in range(2)] == [b"", b"next"]
+
+
+async def test_waiting_for_a_datagram_takes_as_long_as_it_is_told(linked, link):
+    ours, theirs = linked
+    started = time.perf_counter()
+    with pytest.raises(TimeoutError) as caught:
+        await ours.receive_datagram(timeout_s=0.05)
+    assert 0.05 <= time.perf_counter() - started < 5
+    assert str(caught.value) == (
+        "No datagram came on stream 0 within 0.05 s. One that was lost never comes: go on without "
+        "it."
+    )
+    await theirs.send_datagram(b"later")
+    assert await ours.receive_datagram(timeout_s=30) == b"later"
+    await theirs.send_datagram(b"there already")
+    await theirs.write(b"after it")
+    await link.soon(anext(ours))
+    assert await ours.receive_datagram(timeout_s=0) == b"there already"
+
+
+async def test_datagrams_come_one_after_the_other_until_the_end(ends, pair):
+    ours, theirs = ends
+    for number in range(3):
+        await theirs.send_datagram(b"%d" % number)
+    await theirs.close()
+
+    async def all_of_them():
+        return [datagram async for datagram in ours.datagrams()]
+
+    assert await pair.soon(all_of_them()) == [b"0", b"1", b"2"]
+    assert await pair.soon(all_of_them()) == []
+
+
+async def test_datagrams_of_a_stream_that_breaks_off_end_with_the_reason(ends, pair):
+    ours, theirs = ends
+    theirs.reset()
+    await pair.run()
+    with pytest.raises(StreamReset, match="H3_REQUEST_CANCELLED"):
+        await pair.soon(anext(ours.datagrams()))
+
+
+def test_a_blocking_stream_waits_for_datagrams_as_it_is_told(server, credentials):
+    @server.route("/count")
+    async def count(request, response):
+        async with await response.take_over() as stream:
+            for number in range(3):
+                await stream.send_datagram(b"%d" % number)
+            assert await stream.receive_datagram(timeout_s=30) == b"enough"
+
+    transport = HTTP3Transport(ca_file=credentials.ca_file)
+    with contextlib.closing(transport), transport.open_stream("GET", server.url("/count")) as ours:
+        assert ours.receive_datagram() == b"0"
+        assert ours.receive_datagram(timeout_s=30) == b"1"
+        datagrams = ours.datagrams()
+        assert next(datagrams) == b"2"
+        with pytest.raises(TimeoutError, match=r"No datagram came on stream 0 within 0\.05 s"):
+            ours.receive_datagram(timeout_s=0.05)
+        ours.send_datagram(b"enough")
+        assert list(datagrams) == []
+    assert server.errors == []
 
 
 async def test_nobody_waits_for_a_datagram_that_cannot_come(ends, pair):

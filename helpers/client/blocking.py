@@ -42,8 +42,13 @@ class BlockingStream:
         self._stream = stream
         self._timeout_s = timeout_s
 
-    def _run(self, function: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
-        return self._background.run(function, *args, timeout_s=self._timeout_s)
+    def _run(
+        self,
+        function: Callable[..., Coroutine[Any, Any, T]],
+        *args: object,
+        more_s: float = 0.0,
+    ) -> T:
+        return self._background.run(function, *args, timeout_s=self._timeout_s + more_s)
 
     def _wait_for(self, function: Callable[..., Coroutine[Any, Any, T]]) -> T:
         try:
@@ -85,9 +90,22 @@ class BlockingStream:
         """Send one HTTP datagram (RFC 9297)."""
         self._run(self._stream.send_datagram, payload)
 
-    def receive_datagram(self) -> bytes:
-        """Return the next HTTP datagram of this stream."""
-        return self._run(self._stream.receive_datagram)
+    def receive_datagram(self, timeout_s: float | None = None) -> bytes:
+        """Return the next HTTP datagram of this stream.
+
+        Raises TimeoutError after `timeout_s` seconds, or after those of each call.
+        """
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        # The stream keeps the time: what comes at the last moment is not lost between two threads.
+        return self._run(self._stream.receive_datagram, limit_s, more_s=limit_s)
+
+    def datagrams(self) -> Iterator[bytes]:
+        """Yield the datagrams of this stream as they come, until the server ends it.
+
+        Raises TimeoutError where none comes for as long as each call may take.
+        """
+        while (datagram := self._run(self._stream.receiving.take_datagram)) is not None:
+            yield datagram
 
     def reset(self, error_code: int = ErrorCode.H3_REQUEST_CANCELLED) -> None:
         """End the request early (RESET_STREAM)."""

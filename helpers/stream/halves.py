@@ -368,9 +368,12 @@ class ReceivingHalf(_OneWay):
             await self.wait()
         return self.header
 
-    async def take_datagram(self) -> bytes:
-        """Return the next datagram."""
+    async def take_datagram(self) -> bytes | None:
+        """Return the next datagram, None where no more can come."""
         while not self._datagrams:
+            if self.state is not Half.OPEN and self.error is None:
+                await self._end_is_told()
+                return None
             await self.wait()
         return self._datagrams.pop(0)
 

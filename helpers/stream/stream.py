@@ -4,7 +4,7 @@ What it can do follows from its two halves (halves.py), which the connection fee
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from aioquic.h3.connection import ErrorCode
 
@@ -120,17 +120,45 @@ class HTTP3Stream:
         self.sending.check()
         limit_bytes = self._carrier.max_datagram_bytes(self.stream_id)
         if limit_bytes == 0:
-            raise DatagramError("The peer did not negotiate datagrams (RFC 9297 section 2.1.1).")
+            raise DatagramError(
+                "The peer did not negotiate datagrams (RFC 9297 section 2.1.1).", limit_bytes
+            )
         if len(payload) > limit_bytes:
             raise DatagramError(
                 f"A datagram of {len(payload)} bytes does not fit: {limit_bytes} bytes at most on "
-                "this connection. Send less, or write to the stream."
+                "this connection. Send less, or write to the stream.",
+                limit_bytes,
             )
         self._carrier.send_datagram(self.stream_id, payload)
 
-    async def receive_datagram(self) -> bytes:
-        """Return the next datagram of this stream; raises as `receive` where none can come."""
-        return await self.receiving.take_datagram()
+    async def receive_datagram(self, timeout_s: float | None = None) -> bytes:
+        """Return the next datagram of this stream.
+
+        One that was lost never comes: with `timeout_s`, raises TimeoutError after so many seconds.
+        Raises UsageError where none can come since the peer has ended this half, otherwise as
+        `receive`.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                datagram = await self.receiving.take_datagram()
+        except TimeoutError:
+            raise TimeoutError(
+                f"No datagram came on stream {self.stream_id} within {timeout_s:g} s. One that was "
+                "lost never comes: go on without it."
+            ) from None
+        if datagram is None:
+            raise UsageError(
+                f"Stream {self.stream_id} is {self.receiving.state.value}: nothing comes."
+            )
+        return datagram
+
+    async def datagrams(self) -> AsyncIterator[bytes]:
+        """Yield the datagrams of this stream as they come, until the peer ends this half.
+
+        Raises as `receive` where it ends early.
+        """
+        while (datagram := await self.receiving.take_datagram()) is not None:
+            yield datagram
 
     # ---- owning
 
