@@ -55,6 +55,8 @@ from helpers.connection.aioquic_inside.quic import (
     LOOPBACK_DATAGRAM_BYTES,
     MAX_PENDING_CRYPTO_BYTES,
     MAX_UNIDIRECTIONAL_STREAMS,
+    MAX_UNSENT_DATAGRAM_BYTES,
+    MAX_UNSENT_DATAGRAMS,
 )
 from helpers.connection.aioquic_inside.tls import TLSLayer
 from helpers.errors import HeaderTooLarge
@@ -192,6 +194,7 @@ SIGNATURES = {
     QuicConnection._write_stream_limits: "self builder space stream",
     QuicConnection._write_connection_limits: "self builder space",
     QuicConnection._handle_crypto_frame: "self context frame_type buf",
+    QuicConnection.send_datagram_frame: "self data",
     CryptoContext.decrypt_packet: "self packet encrypted_offset expected_packet_number",
     Context._client_handle_certificate_verify: "self input_buf",
     Context._signature_algorithms_for_private_key: "self",
@@ -823,6 +826,19 @@ def test_the_longest_http_datagram_leaves_and_one_byte_more_never_does(pair, str
 def test_a_peer_that_takes_less_gets_less(connected, peer_limit, payload_bytes):
     pair = connected(max_datagram_frame_size=peer_limit)
     assert pair.server.max_datagram_payload_bytes(0) == payload_bytes
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "kept"),
+    [(1, MAX_UNSENT_DATAGRAMS), (1000, MAX_UNSENT_DATAGRAM_BYTES // 1001), (200_000, 1)],
+)
+def test_of_the_datagrams_that_wait_to_leave_the_oldest_are_lost(pair, size_bytes, kept):
+    """Where a line does not carry them, what leaves at last is new, and memory is bounded."""
+    http = HTTP3Layer(pair.client)
+    for number in range(10_000 if size_bytes == 1 else 300):
+        http.send_datagram(0, bytes([number % 256]) * size_bytes)
+    assert len(pair.client._datagrams_pending) == kept
+    assert pair.client._datagrams_pending[-1][-1] == number % 256
 
 
 # ---- how many streams

@@ -92,6 +92,10 @@ DEFAULT_MAX_UDP_PAYLOAD_BYTES = 65527  # RFC 9000 section 18.2, where the peer a
 SHORT_HEADER_BYTES = 3  # without the connection ID: first byte and packet number
 AEAD_TAG_BYTES = 16
 MAX_STREAM_DATA_FRAME_BYTES = 1 + 8 + 8
+# HTTP datagrams that wait to leave, of all streams of a connection. aioquic keeps whatever a line
+# does not carry yet, and each is older than the one before; a sender may drop some (RFC 9221, 5.4).
+MAX_UNSENT_DATAGRAMS = 256
+MAX_UNSENT_DATAGRAM_BYTES = 128 * 1024
 # Pieces that wait for an earlier one: aioquic takes 1.5 s over 8,000 in one datagram. Where packets
 # are lost, a window has some 200.
 MAX_WAITING_PIECES = 1000
@@ -366,6 +370,15 @@ class QUICLayer(QuicConnection):
         space = self._spaces.get(Epoch.ONE_RTT)
         if space is not None and space.ack_at is not None:
             space.ack_at = 0.0
+
+    def send_datagram_frame(self, data: bytes) -> None:
+        """Send a DATAGRAM frame; of those that cannot leave yet, the oldest are lost."""
+        super().send_datagram_frame(data)
+        unsent = self._datagrams_pending
+        while len(unsent) > MAX_UNSENT_DATAGRAMS or (
+            len(unsent) > 1 and sum(map(len, unsent)) > MAX_UNSENT_DATAGRAM_BYTES
+        ):
+            unsent.popleft()
 
     # ---- size of datagrams
 
