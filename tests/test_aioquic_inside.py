@@ -194,6 +194,8 @@ SIGNATURES = {
     QuicConnection._write_stream_limits: "self builder space stream",
     QuicConnection._write_connection_limits: "self builder space",
     QuicConnection._handle_crypto_frame: "self context frame_type buf",
+    QuicConnection._handle_datagram_frame: "self context frame_type buf",
+    QuicConnection._write_datagram_frame: "self builder data frame_type",
     QuicConnection.send_datagram_frame: "self data",
     CryptoContext.decrypt_packet: "self packet encrypted_offset expected_packet_number",
     Context._client_handle_certificate_verify: "self input_buf",
@@ -239,6 +241,7 @@ ATTRIBUTES = {
     "server._loss._rtt_min": float,
     "server._loss._pto_count": int,
     "server._datagrams_pending": deque,
+    "server._events": deque,
     "server._remote_max_datagram_frame_size": int,
     "server._remote_max_streams_bidi": int,
     "server._peer_cid.cid": bytes,
@@ -839,6 +842,19 @@ def test_of_the_datagrams_that_wait_to_leave_the_oldest_are_lost(pair, size_byte
         http.send_datagram(0, bytes([number % 256]) * size_bytes)
     assert len(pair.client._datagrams_pending) == kept
     assert pair.client._datagrams_pending[-1][-1] == number % 256
+
+
+def test_a_log_shows_what_is_in_a_datagram(pair):
+    http = HTTP3Layer(pair.client)
+    for payload in (b"ping", b""):
+        http.send_datagram(4, payload)
+    pair.settle()
+    (trace,) = pair.server.configuration.quic_logger.to_dict()["traces"]
+    frames = [f for e in trace["events"] for f in e["data"].get("frames", ())]
+    sent = [(b"\x01" + payload).hex() for payload in (b"ping", b"")]
+    assert [f["raw"] for f in frames if f["frame_type"] == "datagram"] == [
+        {"data": data} for data in sent
+    ]
 
 
 # ---- how many streams

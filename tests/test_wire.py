@@ -1,6 +1,7 @@
 """What the wire log says, against what a real client and a real server did."""
 
 import asyncio
+import contextlib
 import io
 import json
 import random
@@ -425,6 +426,81 @@ def test_signals_are_counted_once_and_datagrams_each_time():
         ("DATAGRAM", 2.0, 3.0),
     ]
     assert rows[0]["detail"] == "H3_REQUEST_CANCELLED (0x10c), after 7 bytes"
+
+
+@pytest.mark.parametrize(
+    ("raw", "stream_id", "detail"),
+    [
+        ({}, None, "b''"),
+        ({"raw": {"data": ""}}, None, "b''"),
+        ({"raw": {"data": "00"}}, 0, "b''"),
+        ({"raw": {"data": "0170696e67"}}, 4, "b'ping'"),
+        ({"raw": {"data": "00" + "61" * 30}}, 0, f"b'{'a' * 24}'..."),
+        ({"raw": {"data": "40"}}, None, "b''"),  # the number of a stream, cut off
+    ],
+)
+def test_a_datagram_tells_its_stream_and_what_it_holds(raw, stream_id, detail):
+    datagram = {"frame_type": "datagram", "length": 30} | raw
+    (row,) = http3_rows(Connection([packet([datagram], 1.0, sent=True, number=1)]))
+    assert (row["stream_id"], row["length"], row["detail"]) == (stream_id, 30, detail)
+
+
+def test_datagrams_of_one_packet_are_several():
+    datagram = {"frame_type": "datagram", "length": 2, "raw": {"data": "0061"}}
+    packets = [
+        packet([{"frame_type": "ack"}, datagram, datagram], 1.0, sent=True, number=1),
+        packet([{"frame_type": "ack"}, datagram, datagram], 2.0, number=1),
+    ]
+    rows = http3_rows(Connection(packets))
+    assert [(row["frame"], row["time_ms"], row["received_ms"]) for row in rows] == [
+        ("DATAGRAM", 1.0, 2.0)
+    ] * 2
+
+
+def test_datagrams_stand_between_the_frames_of_their_stream(credentials):
+    wire = WireLog()
+    server = Server(credentials.cert_file, credentials.key_file, wire=wire)
+
+    @server.route("/echo")
+    async def echo(request, response):
+        async with await response.take_over() as stream:
+            async for datagram in stream.datagrams():
+                await stream.send_datagram(datagram)
+
+    transport = HTTP3Transport(ca_file=credentials.ca_file, wire=wire)
+    with server, contextlib.closing(transport):
+        with transport.open_stream("GET", server.url("/echo")) as stream:
+            stream.send_datagram(b"ping")
+            assert stream.receive_datagram() == b"ping"
+            stream.close()
+            assert list(stream.datagrams()) == []
+    rows = wire.frames(0)
+    told = [(row["sender"], row["frame"], row["detail"]) for row in rows]
+    assert ("client", "DATAGRAM", "b'ping'") in told
+    assert told.index(("client", "DATAGRAM", "b'ping'")) < told.index(
+        ("server", "DATAGRAM", "b'ping'")
+    )
+    assert all(row["received_ms"] is not None for row in rows if row["frame"] == "DATAGRAM")
+    assert "DATAGRAM" in wire.plot(0).alt
+
+
+def test_both_ends_say_in_the_handshake_that_they_take_datagrams(flushed):
+    rows = flushed.parameters()
+    assert [row["sender"] for row in rows if row["parameter"] == "max_datagram_frame_size"] == [
+        "client",
+        "server",
+    ]
+    assert {row["value"] for row in rows if row["parameter"] == "initial_max_streams_bidi"} == {128}
+    assert rows[0].keys() == {"connection", "sender", "parameter", "value"}
+
+
+def test_parameters_of_a_log_without_a_connection_are_none(credentials):
+    wire = WireLog()
+    with pytest.raises(UsageError, match="attached to nothing"):
+        wire.parameters()
+    Server(credentials.cert_file, credentials.key_file, wire=wire)
+    assert wire.parameters() == []
+    assert wire.parameters().note == "No connection was made yet: send a request first."
 
 
 # ---- handshake

@@ -21,10 +21,12 @@ from helpers.display import Row
 from helpers.errors import describe_code
 
 PREVIEW_BYTES = 24
-"""How many bytes of a DATA frame a row shows."""
+"""How many bytes of a DATA frame, or of a datagram, a row shows."""
 
 Times = tuple[float | None, float | None]
 """When something was sent and when it was received, in ms; None where nobody saw it."""
+Place = tuple[int | None, int]
+"""Where a frame stands: the packet's number, and how many are before it there."""
 Frame = dict[str, Any]
 """A QUIC frame as qlog describes it."""
 
@@ -56,7 +58,8 @@ class Connection:
 
     `headers` holds the decoded header sections by (observer, sender, stream id) in stream order.
     QPACK refers to a table that lives as long as the connection (RFC 9204 section 2), so they are
-    taken from the end that encoded or decoded them, not decoded a second time.
+    taken from the end that encoded or decoded them, not decoded a second time. `parameters` holds
+    the transport parameters (RFC 9000 section 18.2) that each end announced.
     """
 
     packets: list[Packet] = field(default_factory=list)
@@ -64,6 +67,7 @@ class Connection:
         default_factory=lambda: defaultdict(list)
     )
     observers: set[str] = field(default_factory=set)
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Direction:
@@ -169,19 +173,30 @@ def http3_rows(connection: Connection) -> list[Row]:
     return sorted(rows, key=lambda row: row["time_ms"])
 
 
+def parameter_rows(connection: Connection) -> list[Row]:
+    """Return one row per transport parameter, the client's before the server's."""
+    return [
+        {"sender": sender, "parameter": name, "value": value}
+        for sender, announced in sorted(connection.parameters.items())
+        for name, value in announced.items()
+    ]
+
+
 def _signals(packets: list[Packet]) -> list[Row]:
     """Return a row for each QUIC frame that ends something early, and for each datagram.
 
     A packet that is lost is never sent again, what it carried is (RFC 9000 section 13.3): so the
     first of equal frames counts, but for datagrams, which are not repeated (RFC 9221 section 5).
+    Those are told apart by their packet and their place in it.
     """
-    found: dict[tuple[str, str, int | None, int | None], dict[str, Any]] = {}
+    found: dict[tuple[str, str, int | None, Place | None], dict[str, Any]] = {}
     for packet in packets:
-        for frame in packet.frames:
-            kind = frame["frame_type"]
+        for place, frame in enumerate(packet.frames):
+            kind, stream_id, only = frame["frame_type"], frame.get("stream_id"), None
+            if kind == "datagram":
+                (stream_id, _), only = _http_datagram(frame), (packet.number, place)
             if kind in ("reset_stream", "stop_sending", "connection_close", "datagram"):
-                only = packet.number if kind == "datagram" else None
-                seen = found.setdefault((packet.sender, kind, frame.get("stream_id"), only), {})
+                seen = found.setdefault((packet.sender, kind, stream_id, only), {})
                 seen.setdefault("sent_ms" if packet.sent else "received_ms", packet.time_ms)
                 seen.setdefault("frame", frame)
     return [
@@ -197,8 +212,27 @@ def _signals(packets: list[Packet]) -> list[Row]:
     ]
 
 
+def _http_datagram(frame: Frame) -> tuple[int | None, bytes]:
+    """Return the stream of a DATAGRAM frame and the payload; None where it is no HTTP datagram.
+
+    It begins with the number of the stream, divided by four (RFC 9297 section 2.1).
+    """
+    buffer = Buffer(data=bytes.fromhex(frame.get("raw", {}).get("data", "")))
+    try:
+        stream_id = 4 * buffer.pull_uint_var()
+    except BufferReadError:
+        return None, b""
+    return stream_id, buffer.pull_bytes(buffer.capacity - buffer.tell())
+
+
+def _preview(payload: bytes) -> str:
+    return f"{payload[:PREVIEW_BYTES]!r}{'...' if len(payload) > PREVIEW_BYTES else ''}"
+
+
 def describe_signal(frame: Frame) -> str:
-    """Return why a stream or a connection ends, with the error's name; nothing for others."""
+    """Return why a stream or a connection ends, with the error's name, or what a datagram holds."""
+    if frame["frame_type"] == "datagram":
+        return _preview(_http_datagram(frame)[1])
     if "error_code" not in frame:
         return ""
     text = describe_code(frame["error_code"], transport=frame.get("error_space") == "transport")
@@ -225,9 +259,8 @@ class _Frame:
         if self.type == FrameType.HEADERS:
             return next(headers, "not decoded")
         if self.type == FrameType.DATA:
-            more = "..." if len(self.payload) > PREVIEW_BYTES else ""
             cut = f" ({len(self.payload)} bytes seen)" if len(self.payload) < self.length else ""
-            return f"{self.payload[:PREVIEW_BYTES]!r}{more}{cut}"
+            return _preview(self.payload) + cut
         numbers = list(_numbers(self.payload))
         if self.type == FrameType.SETTINGS:
             pairs = zip(numbers[::2], numbers[1::2], strict=False)

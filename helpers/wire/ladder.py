@@ -34,6 +34,7 @@ SMALL: dict[str, Any] = {"va": "center", "color": style.MUTED, "size": "small"}
 
 COLORS = {
     "DATA": style.SERIES[0],
+    "DATAGRAM": style.SERIES[2],
     "HEADERS": style.SERIES[1],
     "FIN": style.TEXT,
     "RESET_STREAM": style.SERIES[3],
@@ -141,8 +142,8 @@ def _words(row: Row) -> str:
     """Return what stands beside an arrow: the frame, and what to know of it first."""
     frame: str = row["frame"]
     detail: str = row["detail"]
-    if frame == "DATA":
-        return f"DATA, {row['length']} bytes: {detail}"
+    if frame in ("DATA", "DATAGRAM"):
+        return f"{frame}, {row['length']} bytes: {detail}"
     if frame == "HEADERS":
         known = re.findall(r":(?:method|path|status): ([^,]*)", detail)
         return f"HEADERS: {' '.join(known) or 'trailers'}"

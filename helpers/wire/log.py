@@ -15,7 +15,7 @@ from aioquic.quic.logger import QLOG_VERSION
 
 from helpers.display import Picture, Row, Table
 from helpers.errors import UsageError
-from helpers.wire.frames import Connection, Frame, http3_rows
+from helpers.wire.frames import Connection, Frame, http3_rows, parameter_rows
 from helpers.wire.handshake import Handshake
 from helpers.wire.ladder import draw
 from helpers.wire.qlog import Recorder
@@ -106,6 +106,16 @@ class WireLog:
         rows = _rows(recorded, lambda found: Handshake(found.packets).round_trips())
         return _table(rows, times, "" if rows else NO_CONNECTION)
 
+    def parameters(self, connection: int | None = None) -> Table:
+        """Return one row per transport parameter that an end announced (RFC 9000 section 18.2).
+
+        Each row has `connection`, `sender`, `parameter` and `value`; they travel in the handshake,
+        and say what this end takes. Raises UsageError where this log is attached to nothing.
+        """
+        recorded = self._recorded(connection)
+        rows = _rows(recorded, parameter_rows)
+        return _table(rows, True, "" if rows else NO_CONNECTION)
+
     def plot(self, stream_id: int | None = None, connection: int | None = None) -> Picture:
         """Return the ladder: client and server as two lines, each frame an arrow between them.
 
@@ -136,7 +146,7 @@ class WireLog:
     def save(self, path: str | Path) -> Path:
         """Write what was recorded so far as a .qlog file, which qvis opens, and return its path.
 
-        The file holds the header sections in clear, with any secret in them.
+        The file holds header sections and datagrams in clear, with any secret in them.
         Raises UsageError where nothing was recorded.
         """
         traces = self._attached_recorder().traces()

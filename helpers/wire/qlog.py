@@ -138,6 +138,10 @@ def _connection(traces: list[dict[str, Any]]) -> Connection:
                 case "transport:packet_received":
                     packet = _packet(event["time"] - start_ms, there, False, data)
                     connection.packets.append(packet)
+                case "transport:parameters_set":
+                    announced = dict(data)
+                    owner = here if announced.pop("owner") == "local" else there
+                    connection.parameters.setdefault(owner, announced)
                 case "http:frame_created" if data["frame"]["frame_type"] == "headers":
                     connection.headers[here, here, data["stream_id"]].append(_fields(data))
                 case "http:frame_parsed" if data["frame"]["frame_type"] == "headers":

@@ -24,6 +24,7 @@ import ipaddress
 import math
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import aioquic
 from aioquic.buffer import Buffer, size_uint_var
@@ -35,6 +36,7 @@ from aioquic.quic.connection import (
     QuicConnectionError,
     QuicReceiveContext,
 )
+from aioquic.quic.events import DatagramFrameReceived
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
@@ -380,6 +382,21 @@ class QUICLayer(QuicConnection):
         ):
             unsent.popleft()
 
+    def _write_datagram_frame(
+        self, builder: QuicPacketBuilder, data: bytes, frame_type: QuicFrameType
+    ) -> bool:
+        written = super()._write_datagram_frame(builder, data, frame_type)
+        _log_payload(builder.quic_logger_frames, data)
+        return written
+
+    def _handle_datagram_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        super()._handle_datagram_frame(context, frame_type, buf)
+        event = self._events[-1]
+        assert isinstance(event, DatagramFrameReceived), "that is what the frame becomes"
+        _log_payload(context.quic_logger_frames, event.data)
+
     # ---- size of datagrams
 
     def raise_datagram_size(self, max_send_bytes: int) -> None:
@@ -542,6 +559,12 @@ class QUICLayer(QuicConnection):
         for space in self._spaces.values():
             space.sent_packets.clear()  # some hold their space, for the acknowledgement to come
         self.__dict__.clear()
+
+
+def _log_payload(frames: list[dict[str, Any]] | None, payload: bytes) -> None:
+    """Let a log show what is in a DATAGRAM frame, where aioquic says how long it is."""
+    if frames:  # where there is a log
+        frames[-1]["raw"] = {"data": payload.hex()}  # as qlog has it
 
 
 def _id_of(stream: QuicStream) -> int:
