@@ -640,6 +640,16 @@ async def test_of_too_many_datagrams_the_oldest_are_lost(ends, pair):
         await pair.soon(ours.receive_datagram())
 
 
+async def test_a_datagram_of_text_is_refused_with_the_remedy(ends, pair):
+    ours, theirs = ends
+    with pytest.raises(
+        UsageError, match=r"A datagram carries bytes: 'ping'\.encode\(\), not a str"
+    ):
+        await theirs.send_datagram("ping")
+    await theirs.send_datagram(b"ping")
+    assert await pair.soon(ours.receive_datagram()) == b"ping"
+
+
 async def test_a_datagram_may_be_empty(ends, pair):
     ours, theirs = ends
     await theirs.send_datagram(b"")

@@ -114,9 +114,12 @@ class HTTP3Stream:
     async def send_datagram(self, payload: bytes) -> None:
         """Send one HTTP datagram (RFC 9297 section 2.1), unreliable and unordered.
 
-        Raises DatagramError where the peer takes none or it is too long; the connection lives on.
+        Where a line does not carry what is sent, the oldest that have not left are lost. Raises
+        DatagramError where the peer takes none or it is too long; the connection lives on.
         """
         await asyncio.sleep(0)  # it waits for nobody, so others have their turn
+        if isinstance(payload, str):
+            raise UsageError(f"A datagram carries bytes: {payload[:20]!r}.encode(), not a str.")
         self.sending.check()
         limit_bytes = self._carrier.max_datagram_bytes(self.stream_id)
         if limit_bytes == 0:
