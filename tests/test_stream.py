@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import time
 import warnings
 
@@ -589,6 +590,31 @@ async def test_the_first_datagram_needs_no_round_trip(credentials):
             ours, theirs = await link.streams()
             await ours.send_datagram(b"at once")
             assert await link.soon(theirs.receive_datagram()) == b"at once"
+
+
+async def test_the_first_datagram_waits_for_settings_that_were_lost(credentials):
+    from_server = itertools.count()
+    drops = lambda is_from_client, _: not is_from_client and next(from_server) == 0  # noqa: E731
+    pair = Pair(credentials, delay_s=0.05, drops=drops)
+    while pair.client.state is not ConnectionState.OPEN:
+        pair.pass_time(0.001)
+    ours = pair.request(REQUEST, end_stream=False)
+    assert pair.client.max_datagram_bytes(ours.stream_id) is None
+    await pair.soon(ours.send_datagram(b"ping"))
+    await pair.run(1)
+    ((theirs, _),) = pair.requests
+    assert await pair.soon(theirs.receive_datagram()) == b"ping"
+
+
+async def test_who_waits_for_settings_is_told_that_they_never_come(ends, pair):
+    ours, _ = ends
+    pair.client._http._received_settings = None
+    sending = asyncio.create_task(ours.send_datagram(b"ping"))
+    await pair.run()
+    assert not sending.done()
+    pair.server.close()
+    with pytest.raises(ConnectionLost):
+        await pair.soon(sending)
 
 
 async def test_a_datagram_that_fits_exactly_arrives_and_a_longer_one_is_refused(ends, pair):

@@ -523,10 +523,14 @@ class HTTP3Connection:
         self._has_written = True
         self._on_output(False)
 
-    def max_datagram_bytes(self, stream_id: int) -> int:
-        """Return how long a datagram's payload may be; 0 where the peer takes none."""
-        settings = self._http.received_settings or {}
-        if not settings.get(Setting.H3_DATAGRAM):  # RFC 9297 section 2.1.1
+    def max_datagram_bytes(self, stream_id: int) -> int | None:
+        """Return how long a datagram's payload may be; 0 where the peer takes none.
+
+        None before its SETTINGS have come, which say so (RFC 9297 section 2.1.1).
+        """
+        if self._http.received_settings is None:
+            return None
+        if not self._http.received_settings.get(Setting.H3_DATAGRAM):
             return 0
         return self.quic.max_datagram_payload_bytes(stream_id)
 

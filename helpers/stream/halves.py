@@ -63,7 +63,7 @@ class Carrier(Protocol):
     def send_reset(self, stream_id: int, error_code: int) -> None: ...
     def send_stop(self, stream_id: int, error_code: int) -> None: ...
     def send_datagram(self, stream_id: int, payload: bytes) -> None: ...
-    def max_datagram_bytes(self, stream_id: int) -> int: ...
+    def max_datagram_bytes(self, stream_id: int) -> int | None: ...
     def may_write(self, stream_id: int) -> bool: ...
     def piece_bytes(self) -> int: ...
     def wake_when_acknowledged(self, half: "SendingHalf") -> None: ...
@@ -226,6 +226,19 @@ class SendingHalf(_OneWay):
             self.state, self.error = Half.RESET, error
             self._carrier.send_reset(self.stream_id, error_code)
             self.wake()
+
+    # ---- datagrams
+
+    async def wait_for_datagram_limit(self) -> int:
+        """Return how long a datagram may be; waits until the peer has said what it takes.
+
+        That comes with its handshake, or later where a packet was lost. Raises as `check`.
+        """
+        while (limit_bytes := self._carrier.max_datagram_bytes(self.stream_id)) is None:
+            self._carrier.wake_when_acknowledged(self)
+            await self._pause()
+            self.check()
+        return limit_bytes
 
     # ---- owning
 

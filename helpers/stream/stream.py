@@ -114,14 +114,15 @@ class HTTP3Stream:
     async def send_datagram(self, payload: bytes) -> None:
         """Send one HTTP datagram (RFC 9297 section 2.1), unreliable and unordered.
 
-        Where a line does not carry what is sent, the oldest that have not left are lost. Raises
-        DatagramError where the peer takes none or it is too long; the connection lives on.
+        Waits until the peer's SETTINGS have come, and for nothing else: where a line does not carry
+        what is sent, the oldest that have not left are lost. Raises DatagramError where the peer
+        takes none or it is too long, and the connection lives on; otherwise as `write`.
         """
-        await asyncio.sleep(0)  # it waits for nobody, so others have their turn
+        await asyncio.sleep(0)  # who sends many lets others have their turn
         if isinstance(payload, str):
             raise UsageError(f"A datagram carries bytes: {payload[:20]!r}.encode(), not a str.")
         self.sending.check()
-        limit_bytes = self._carrier.max_datagram_bytes(self.stream_id)
+        limit_bytes = await self.sending.wait_for_datagram_limit()
         if limit_bytes == 0:
             raise DatagramError(
                 "The peer did not negotiate datagrams (RFC 9297 section 2.1.1).", limit_bytes
