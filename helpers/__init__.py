@@ -23,14 +23,14 @@ module in it:
 9. link          a line with distance and loss, to put between the two; line: what happens on it,
                  relay: its sockets; tcp: the same for TCP, as a model; between: started and stopped
 10. checks       the exercises: certificates, buffered_stream, takeover_stream, real_network,
-                 client_stream, by_hand; run: an answer is run, trial: what was seen, witness: what
-                 it kept to itself, verdict: what to say
+                 client_stream, datagrams, by_hand; run: an answer is run, trial: what was seen,
+                 witness: what it kept to itself, verdict: what to say
 11. desk         a stream beside the sliders of its line
 
 background (a loop on a thread), clock (time as QUIC needs it), errors and display (style: colours,
-table: rows, sketch: boxes and arrows, guess and turn: each a form) serve all of them; http2 is
-another server, to compare with. preflight looks whether this machine can run them (environment:
-Python and packages, kernel: JupyterLab). browser opens a page over HTTP/3.
+table: rows, sketch: boxes and arrows, track: a moving thing, guess and turn: each a form) serve all
+of them; http2 is another server, to compare with. preflight looks whether this machine can run them
+(environment: Python and packages, kernel: JupyterLab). browser opens a page over HTTP/3.
 
 Import from the folder, `from helpers.server import Server`: its `__init__` is the door, and what is
 behind it may move.

@@ -9,6 +9,7 @@ from helpers.checks.buffered_stream import check_largest_write, check_pairs, che
 from helpers.checks.by_hand import check_attentive, check_patient, check_telling
 from helpers.checks.certificates import check_accepts, check_bundle, check_second_name
 from helpers.checks.client_stream import check_chat, check_upload
+from helpers.checks.datagrams import check_notices, check_ping
 from helpers.checks.real_network import (
     check_line_length,
     check_player,
@@ -26,8 +27,10 @@ __all__ = [
     "check_handed_over",
     "check_largest_write",
     "check_line_length",
+    "check_notices",
     "check_pairs",
     "check_patient",
+    "check_ping",
     "check_player",
     "check_progress_feed",
     "check_resumed",
