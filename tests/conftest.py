@@ -23,6 +23,8 @@ LONGEST = [
     "test_setup",
     "test_lines",
     "07_by_hand",
+    "test_checks_datagrams",
+    "06_datagrams",
     "test_learners_folder",
     "test_checks",
     "test_checks_wrong_answers",

@@ -77,6 +77,25 @@ def line():
     return sketch.draw(130, parts, words, "A line with distance and loss")
 
 
+def datagrams():
+    """The same messages on a stream, as one row, and in datagrams, each for itself."""
+    blue, orange, _, purple = style.SERIES
+    parts = [
+        sketch.Box(30, 20, 150, "server", "", blue, height=150),
+        sketch.Box(720, 20, 150, "client", "", orange, height=150),
+        sketch.Arrow((190, 50), (710, 50), "a stream: 1, 2, 3, 4 in one row", blue),
+    ]
+    for number, y in enumerate((84, 108, 132, 156), start=1):
+        is_lost = number == 3
+        end, colour = (450, purple) if is_lost else (710, orange)
+        parts.append(sketch.Arrow((190, y), (end, y), f"datagram {number}", colour))
+    words = (
+        "A server sends the messages 1, 2, 3 and 4 to a client: on a stream, as one row, and in "
+        "datagrams, of which each is an arrow of its own, and one ends half-way."
+    )
+    return sketch.draw(190, parts, words, "Messages on a stream, and in datagrams")
+
+
 def main():
     """Record the three runs, store their pictures, and put what one shows into the README."""
     with tempfile.TemporaryDirectory() as folder:
@@ -88,6 +107,7 @@ def main():
     for drawn in (sketch.files, sketch.stack, sketch.ways, sketch.both_ways):
         drawn().save(PICTURE.with_name(f"{drawn.__name__}.png"))
     line().save(PICTURE.with_name("line.png"))
+    datagrams().save(PICTURE.with_name("datagrams.png"))
     readme = README.read_text(encoding="utf-8")
     link = f"![{picture.alt}]({PICTURE.relative_to(ROOT).as_posix()})"
     README.write_text(IN_README.sub(link, readme), encoding="utf-8")
