@@ -1,8 +1,9 @@
-"""Three programs in a terminal: `python -m helpers buffered`, `... takeover` and `... upload`.
+"""Four programs in a terminal: `python -m helpers buffered`, or `takeover`, `upload`, `datagrams`.
 
 Server and client run in this one process and talk HTTP/3 over loopback, or over a line with
-distance and loss. Each of the ten lines is shown when it arrives; read `buffered` and `takeover` to
-see who sends them, as in the article. With `upload` the client does, and is told of each.
+distance and loss. Each of the ten lines is shown when it arrives, in datagrams perhaps not each;
+read `buffered` and `takeover` to see who sends them, as in the article. With `upload` the client
+does, and is told of each.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -57,28 +59,45 @@ async def upload(request: Request, response: Response) -> None:
         await response.flush()
 
 
-def send_lines(transport: HTTP3Transport, url: str) -> None:
-    """Send ten lines as they come into being, and print the answer to each."""
+async def datagrams(request: Request, response: Response) -> None:
+    """Send ten lines in datagrams beside the stream, each of which may get lost."""
+    async with await response.take_over() as stream:
+        for number in range(10):
+            await stream.send_datagram(b"data chunk #%d\n" % number)
+            await asyncio.sleep(0.1)
+
+
+Client = Callable[[HTTP3Transport, str], Iterator[str]]
+
+
+def read_body(transport: HTTP3Transport, url: str) -> Iterator[str]:
+    """Yield the body of a response as it comes; raises httpx2.HTTPStatusError for an error."""
+    client = httpx2.Client(transport=transport)
+    with client.stream("GET", url) as response:
+        response.raise_for_status()
+        yield from response.iter_text()
+
+
+def send_lines(transport: HTTP3Transport, url: str) -> Iterator[str]:
+    """Send ten lines as they come into being, and yield the answer to each."""
     with transport.open_stream("POST", url, timeout_s=ANSWER_TIMEOUT_S) as stream:
         answers = iter(stream)
         for number in range(10):
             stream.write(b"data chunk #%d\n" % number)
-            print(next(answers, b"").decode(), end="", flush=True)
+            yield next(answers, b"").decode()
             time.sleep(0.1)
         stream.close()
-        print(b"".join(answers).decode(), end="", flush=True)
+        yield b"".join(answers).decode()
 
 
-def print_lines(transport: HTTP3Transport, url: str) -> None:
-    """Ask for the lines, and print each when it comes."""
-    with httpx2.Client(transport=transport).stream("GET", url) as response:
-        response.raise_for_status()
-        for text in response.iter_text():
-            print(text, end="", flush=True)
+def read_datagrams(transport: HTTP3Transport, url: str) -> Iterator[str]:
+    """Yield the datagrams beside a response's stream as they come."""
+    with transport.open_stream("GET", url) as stream:
+        yield from (datagram.decode() for datagram in stream.datagrams())
 
 
-def show(handler: Handler, line: dict[str, Any] | None = None) -> None:
-    """Serve a handler, send it what it wants, and print what comes as it comes.
+def show(handler: Handler, line: dict[str, Any] | None = None, ask: Client = read_body) -> None:
+    """Serve a handler, ask for it, and print what `ask` yields, as it comes.
 
     It comes over a Link with the conditions of `line`, where there are some.
     """
@@ -87,16 +106,21 @@ def show(handler: Handler, line: dict[str, Any] | None = None) -> None:
         credentials = load_or_create(directory)
         server = Server(cert_file=credentials.cert_file, key_file=credentials.key_file)
         server.route("/stream")(handler)
-        transport = HTTP3Transport(ca_file=credentials.ca_file)
+        client = contextlib.closing(HTTP3Transport(ca_file=credentials.ca_file))
         link = Link(server, **line) if line else contextlib.nullcontext(server)
-        ask = send_lines if handler is upload else print_lines
-        with server, link as end, transport:
-            ask(transport, end.url("/stream"))
+        with server, link as end, client as transport:
+            for text in ask(transport, end.url("/stream")):
+                print(text, end="", flush=True)
 
 
 def main() -> int:
     """Run the program that the command line names; return the exit code."""
-    programs = {"buffered": buffered, "takeover": takeover, "upload": upload}
+    programs: dict[str, tuple[Handler, Client]] = {
+        "buffered": (buffered, read_body),
+        "takeover": (takeover, read_body),
+        "upload": (upload, send_lines),
+        "datagrams": (datagrams, read_datagrams),
+    }
     parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__)
     parser.add_argument("program", choices=programs)
     over = parser.add_argument_group("over a line", "without these, there is none in between")
@@ -107,10 +131,10 @@ def main() -> int:
     }.items():
         over.add_argument(option, type=float, metavar="NUMBER", help=meaning)
     conditions = vars(parser.parse_args())
-    program = programs[conditions.pop("program")]
+    handler, ask = programs[conditions.pop("program")]
     line = {name: value for name, value in conditions.items() if value is not None}
     try:
-        show(program, line)
+        show(handler, line, ask)
     except UsageError as error:
         parser.error(str(error))
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ PRINTED = {
     "buffered": LINES,
     "takeover": LINES,
     "upload": [f"the server has {line}" for line in LINES],
+    "datagrams": LINES,
 }
 WAIT_S = 30.0
 
@@ -113,6 +114,16 @@ def test_over_a_line_that_loses_packets_all_come(run, tmp_path, program):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_over_a_line_that_loses_packets_some_datagrams_come_in_order(run, tmp_path):
+    process = run("datagrams", "--delay-ms", "20", "--loss", "0.3")
+    lines = process.stdout.readlines()
+    assert lines
+    assert lines == [line for line in LINES if line in lines]
+    assert process.stderr.read() == ""
+    assert process.wait(WAIT_S) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -126,7 +137,7 @@ def test_the_options_are_the_conditions_of_the_line(monkeypatch, options, line):
     monkeypatch.setattr(programs, "show", lambda *arguments: shown.append(arguments))
     monkeypatch.setattr(sys, "argv", ["helpers", "buffered", *options])
     assert programs.main() == 0
-    assert shown == [(programs.buffered, line)]
+    assert shown == [(programs.buffered, line, programs.read_body)]
 
 
 @pytest.mark.parametrize(
