@@ -556,10 +556,30 @@ async def sleeps_long(request, response):
     time.sleep(6)  # noqa: ASYNC251 - the mistake
 
 
-@pytest.mark.parametrize("answer", [spins, sleeps_long])
+async def spins_when_all_are_in(request, response):
+    async with await response.take_over() as stream:
+        members.append(stream)
+        async for _ in stream:
+            while True:
+                pass
+
+
+async def spins_in_each_handler(request, response):
+    members.append(await response.take_over())
+    while len(members) < 3:  # noqa: ASYNC110 - it waits for the others
+        await asyncio.sleep(0.01)
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    "answer", [spins, sleeps_long, spins_when_all_are_in, spins_in_each_handler]
+)
 def test_a_room_that_blocks_is_ended(answer):
     verdict = check_chat(answer, members)
-    assert "let nothing block the server's loop" in text(verdict, State.WRONG)
+    assert "The handler blocks the server's loop" in text(verdict, State.WRONG)
     members.clear()
+    deadline = time.monotonic() + 30
     while any(thread.name == "http3-server" for thread in threading.enumerate()):
         time.sleep(0.05)  # until the call returns that nothing can interrupt
+        assert time.monotonic() < deadline

@@ -34,6 +34,7 @@ WHOLE = os.urandom(16 * PIECE_BYTES)
 LONG = bytes(64 * PIECE_BYTES)
 ANSWER_TIMEOUT_S = 8.0
 STEP_TIMEOUT_S = 2.0
+ALIVE_TIMEOUT_S = 1.0
 STANDS_STILL_S = 0.3
 
 Upload = Callable[[httpx2.Client, str, bytes, Callable[[int], None], Callable[[], bool]], object]
@@ -49,6 +50,7 @@ class _Stage:
         """Those whose handler returned without a word, as a stub does."""
         self._handler = handler
         self._loop_thread: int | None = None
+        self._blocked = False
         self._threads = {threading.current_thread()}
 
     @contextlib.contextmanager
@@ -75,15 +77,18 @@ class _Stage:
     def _end(self) -> bool:
         """Leave nothing running, whatever the answer does; return whether the server answers."""
         answers = self._answers()
+        self._blocked = not answers
+        for _ in range(self.requests):  # each of its handlers may block, one after the other
+            if not answers:
+                interrupt(self._loop_thread)
+                answers = self._answers()
         self.transport.close()
-        if not answers:
-            interrupt(self._loop_thread)
         with contextlib.suppress(UsageError):  # it is blocked, and its thread a daemon
             self.server.stop(grace_s=0)
         return answers
 
     def _answers(self) -> bool:
-        client = httpx2.Client(transport=self.transport, timeout=STEP_TIMEOUT_S)
+        client = httpx2.Client(transport=self.transport, timeout=ALIVE_TIMEOUT_S)
         try:
             return client.get(self.server.url("/alive")).status_code == 204
         except (httpx2.TransportError, UsageError):
@@ -103,7 +108,13 @@ class _Stage:
 
     def verdict(self, why: str | None, shown: str) -> Verdict:
         """Return what to say, with what the answer has kept to itself."""
-        trial = Trial(notes=self.witness.notes, never_awaited=self.witness.never_awaited)
+        trial = Trial(
+            notes=self.witness.notes,
+            never_awaited=self.witness.never_awaited,
+            blocked=self._blocked,
+        )
+        if why and self._blocked:
+            why = trial.trouble()
         return trial.verdict(why, shown)
 
 
@@ -399,10 +410,12 @@ def check_chat(chat: Handler, members: list[Any]) -> Verdict:
 
 
 def _why_no_chat(stage: _Stage, members: list[Any]) -> str | None:
-    ann, ben, cat = guests = [_Guest(name, stage) for name in ("Ann", "Ben", "Cat")]
-    for guest in guests:
-        if why := _why_not_in(guest, stage):
+    guests: list[_Guest] = []
+    for name in ("Ann", "Ben", "Cat"):
+        guests.append(_Guest(name, stage))
+        if why := _why_not_in(guests[-1], stage):
             return why
+    ann, ben, cat = guests
     if why := _all_hear(ann, b"Ann: hello\n", guests):
         return f"Ann, Ben and Cat are in the room. {_with_errors(why, stage)}"
     for speaker, line in ((ben, b"Ben: I am here, too\n"), (cat, b"Cat: so am I\n")):
@@ -428,7 +441,7 @@ def _why_not_in(guest: _Guest, stage: _Stage) -> str | None:
     except TimeoutError:
         return (
             f"{guest.name} waits at the door: no header came. `await response.take_over()` sends "
-            "it; call that before you read, and let nothing block the server's loop."
+            "it; call that before you read."
         )
     except PeerError as error:
         return _with_errors(f"{guest.name} did not get in: {error}", stage)
