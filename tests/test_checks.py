@@ -391,7 +391,7 @@ def test_slow_reader_right():
     ("answer", "cause"),
     [
         (reading(0), "Nobody was slow"),
-        (reading(0, after=1.0), "read first, and you slept after"),
+        (reading(0, after=2.5), "read first, and you slept after"),
         (reading(0.04, keep=False), "holds 0 of 6291456 bytes"),
         (read_first_and_date_it_early, "the Timeline does not show it"),
         (lambda response: response.read(), "not bytes"),
