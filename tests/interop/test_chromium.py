@@ -142,9 +142,9 @@ def endless(site):
 def why_it_ended(ends, told):
     """It is cancelled where it waits for the time, and told where it waits for its client."""
     assert isinstance(ends.get(timeout=WAIT_S), asyncio.CancelledError | ClientDisconnected)
-    line = told.get(timeout=WAIT_S).getMessage()
-    assert line.startswith("GET /endless: The client of stream ")
-    return line
+    lines = iter(lambda: told.get(timeout=WAIT_S).getMessage(), None)
+    # On a busy machine a handler may also be said to block.
+    return next(line for line in lines if line.startswith("GET /endless: The client of stream "))
 
 
 def read_in_a_new_page(browser, url, path):
