@@ -23,8 +23,9 @@ module in it:
 9. link          a line with distance and loss, to put between the two; line: what happens on it,
                  relay: its sockets; tcp: the same for TCP, as a model; between: started and stopped
 10. checks       the exercises: certificates, buffered_stream, takeover_stream, real_network,
-                 client_stream, datagrams, by_hand; run: an answer is run, trial: what was seen,
-                 witness: what it kept to itself, verdict: what to say
+                 client_stream, datagrams, by_hand; run: an answer is run, one_end: one that is
+                 an end of a connection; trial: what was seen, witness: what it kept to itself,
+                 verdict: what to say
 11. desk         a stream beside the sliders of its line
 
 background (a loop on a thread), clock (time as QUIC needs it), errors and display (style: colours,

@@ -7,7 +7,8 @@ say what is different in the learner's; a new notebook needs nothing else.
     solution   A text cell is left out. A code cell shows the lines in its metadata under `stub`
                instead. From here on the two editions may print different things.
     guess      A code cell that is announced with *guess first*: it ships without its output, and
-               not yet run, so that no answer is on the screen before somebody has guessed.
+               not yet run, so that no answer is on the screen before somebody has guessed. The
+               form for the guess, too: stored, it would stand there without its field.
     verdict    A text cell that gives such an answer away: it is folded. It holds no heading, and
                its links are Markdown, as everywhere.
 

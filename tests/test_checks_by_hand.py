@@ -9,7 +9,7 @@ import pytest
 from aioquic.quic.events import ConnectionTerminated, StopSendingReceived, StreamReset
 
 from helpers.checks import by_hand as oracle
-from helpers.checks import check_attentive, check_patient, check_telling
+from helpers.checks import check_attentive, check_patient, check_telling, one_end
 from helpers.checks.verdict import State
 from tests import by_hand
 
@@ -27,7 +27,7 @@ def pair(tmp_path_factory):
 @pytest.fixture
 def impatient(monkeypatch):
     """Wrong answers are given less time, to save time here: what hangs, hangs."""
-    monkeypatch.setattr(oracle, "TIMEOUT_S", 3.0)
+    monkeypatch.setattr(one_end, "TIMEOUT_S", 3.0)
 
 
 def text(verdict, state):

@@ -281,4 +281,4 @@ def test_accepts_that_has_no_end_is_ended(monkeypatch):
         while True:
             time.sleep(0)
 
-    assert "its loop has no end" in said(check_accepts(spins))
+    assert "a loop in it has no end" in said(check_accepts(spins))

@@ -36,9 +36,9 @@ def test_a_unit_and_fractions():
 def test_a_choice():
     ends = Guess("What comes?", "a short body", "an error")
     assert repr(ends) == "Your guess: What comes? (a short body / an error)"
-    assert ends.answer("an error") == "It is an error. (No guess was given.)"
+    assert ends.answer("an error") == "The answer: an error. (No guess was given.)"
     ends.given = "an error"
-    assert ends.answer("an error") == "It is an error, as you guessed."
+    assert ends.answer("an error") == "The answer: an error, as you guessed."
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_choice_is_taken_from_its_form(displayed):
     ends._ipython_display_()
     assert ends.answer("an error").endswith("(No guess was given.)")
     ends._control.value = "a short body"
-    assert ends.answer("an error") == "It is an error. You guessed a short body."
+    assert ends.answer("an error") == "The answer: an error. You guessed a short body."
 
 
 def test_without_widgets_it_is_a_text(displayed, monkeypatch):

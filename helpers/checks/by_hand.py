@@ -1,19 +1,15 @@
 """The exercises on the pair by hand: who waits for a slow reader, and who hears of an end.
 
-An answer is a class, one end of a connection in aioquic's terms. It is run as aioquic would run it,
-on a loop of its own, and at the other end are the helpers. What is raised in the answer's own code
-is noted as it is raised: aioquic or asyncio would swallow much of it, and so may the answer.
+An answer is a class, one end of a connection in aioquic's terms (one_end.py). The exercises ask
+whether it waits, hears and tells where something happens at the other end.
 """
 
 import asyncio
 import contextlib
 import inspect
-import tempfile
-import threading
 import time
 import tracemalloc
-import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -21,34 +17,32 @@ from typing import Any
 
 import httpx2
 from aioquic.asyncio.client import connect
-from aioquic.asyncio.protocol import QuicConnectionProtocol
-from aioquic.asyncio.server import QuicServer
 from aioquic.h3.connection import H3_ALPN, ErrorCode
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
-from helpers.background import Background
-from helpers.certificates import Credentials, load_or_create
-from helpers.checks.run import BEAT_S, interrupt, is_stub
+from helpers.certificates import Credentials
+from helpers.checks import one_end
+from helpers.checks.one_end import (
+    Handlers,
+    Stage,
+    Write,
+    new_client,
+    not_an_answer,
+    run_endpoint,
+    served,
+)
+from helpers.checks.run import BEAT_S
 from helpers.checks.verdict import (
-    State,
     Verdict,
     never_raises,
-    shown,
     solved,
-    told,
-    unsolved,
     wrong,
 )
-from helpers.checks.witness import Note, Witness
-from helpers.client import HTTP3Transport
 from helpers.errors import UsageError
 from helpers.exchange import Request, Response
 from helpers.server import Server
 from helpers.stream import HTTP3Stream
-
-Write = Callable[[bytes], Awaitable[object]]
-Handlers = dict[str, Callable[[Write], Awaitable[object]]]
 
 PIECE_BYTES = 64 * 1024
 PIECES = 64
@@ -60,143 +54,7 @@ GROWTH_BYTES = 4 * MIB
 STILL_BEATS = 75
 """A writer that has not moved for so long waits: for its reader, or for a time that it chose."""
 MOVING_BEATS = 400
-TIMEOUT_S = 6.0
-# Of a whole transfer. A busy machine needs ten seconds where an idle one needs half of one.
-LIMIT_S = 60.0
 HEARS_WITHIN_BEATS = 75
-
-
-class _Stage:
-    """The loop on which an answer is run, and what was raised there."""
-
-    def __init__(self, answer: type) -> None:
-        self.background = Background("http3-check")
-        self.witness = Witness(*_written_by_hand(answer))
-        self.unseen: list[BaseException] = []
-        """What nobody caught but the loop."""
-        self._thread: int | None = None
-
-    def start(self) -> None:
-        self.background.start()
-        self.background.run(self._begin(), timeout_s=LIMIT_S)
-
-    async def _begin(self) -> None:
-        self._thread = threading.get_ident()
-        asyncio.get_running_loop().set_exception_handler(self._keep_unseen)
-        self.witness.watch()
-
-    def _keep_unseen(self, _: object, context: dict[str, Any]) -> None:
-        if "exception" in context:
-            self.unseen.append(context["exception"])
-
-    def is_blocked(self) -> bool:
-        """Return whether the loop stands still."""
-        try:
-            self.background.run(asyncio.sleep, 0, timeout_s=TIMEOUT_S)
-        except TimeoutError:
-            return True
-        except UsageError:  # an exit() has ended it
-            return False
-        return False
-
-    def stop(self) -> None:
-        if self._thread is not None and self.is_blocked():
-            interrupt(self._thread)
-        with contextlib.suppress(UsageError):  # it is blocked, and its thread a daemon
-            self.background.stop()
-
-    def wrong(self, why: str) -> Verdict:
-        """Return the verdict on what was seen, where the loop turns; else on that."""
-        if self.is_blocked():
-            why = (
-                "Your class blocks the loop: nothing is received or sent meanwhile. Wait with "
-                "`await`, not with time.sleep, nor in a loop without an `await`."
-            )
-        return wrong(why)
-
-    def with_what_it_hid(self, verdict: Verdict) -> Verdict:
-        """Return a verdict with what went wrong inside the answer and came to nobody's ears."""
-        if verdict.state is not State.WRONG:
-            return verdict
-        if self.witness.never_awaited:
-            names = ", ".join(f"`{name}`" for name in dict.fromkeys(self.witness.never_awaited))
-            return wrong(f"{verdict.text} {names} was called and never awaited: write `await`.")
-        mistakes = [str(note) for note in self.witness.notes if not _is_an_answer(note)]
-        mistakes += [f"Nobody caught {told(error).rstrip('.')}." for error in self.unseen]
-        return wrong(" ".join([*mistakes[:1], verdict.text]))
-
-
-def _is_an_answer(note: Note) -> bool:
-    """Return whether an exception was asked for: what `get` raises is for its caller."""
-    return note.on_purpose and note.where.startswith("`get`")
-
-
-def _written_by_hand(answer: type) -> list[types.FunctionType]:
-    """Return the functions of a class and of those that it inherits from, without aioquic's."""
-    return [
-        thing
-        for cls in answer.__mro__
-        if cls.__module__.split(".")[0] not in ("aioquic", "asyncio", "builtins")
-        for thing in vars(cls).values()
-        if isinstance(thing, types.FunctionType)
-    ]
-
-
-def _not_an_answer(answer: object, name: str, does: str, hint: str) -> Verdict | None:
-    """Return the verdict on what cannot be run at all: a stub, an instance, another class."""
-    if is_stub(answer):
-        return unsolved(hint)
-    if isinstance(answer, QuicConnectionProtocol):
-        return wrong(
-            f"The answer is the class {type(answer).__name__} itself, without parentheses: aioquic "
-            "makes one for each connection."
-        )
-    if not isinstance(answer, type) or not issubclass(answer, QuicConnectionProtocol):
-        return wrong(f"The answer is a class that inherits from your {name}, not {shown(answer)}.")
-    if does not in dir(answer):
-        return wrong(f"{answer.__name__} has no `{does}`: let it inherit from your {name}.")
-    own = {key for key in vars(answer) if key not in ("__module__", "__doc__")}
-    if not own - {"__firstlineno__", "__static_attributes__"}:
-        return unsolved(hint)
-    return None
-
-
-def _run(answer: type, judge: Callable[[_Stage, Any, Credentials], Verdict]) -> Verdict:
-    """Let `judge` run the answer on a loop of its own, with certificates; leave nothing."""
-    stage = _Stage(answer)
-    with tempfile.TemporaryDirectory() as folder, stage.witness.at_work():
-        try:
-            stage.start()
-            verdict = judge(stage, answer, load_or_create(folder))
-        except (httpx2.TransportError, TimeoutError, UsageError) as error:
-            verdict = stage.wrong(
-                f"The other end got no answer: {told(error)} Does what you override still call "
-                "super(), `transmit` and `quic_event_received` too?"
-            )
-        finally:
-            stage.stop()
-    return stage.with_what_it_hid(verdict)
-
-
-@contextlib.contextmanager
-def _served(stage: _Stage, answer: Any, files: Credentials, handlers: Handlers) -> Iterator[str]:
-    """Run the block with a server of the answer's class and these handlers; yield its URL."""
-    configuration = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
-    configuration.load_cert_chain(files.cert_file, files.key_file)
-    probe = type(answer.__name__, (answer,), {"handlers": handlers, "__module__": __name__})
-
-    async def listen() -> tuple[asyncio.DatagramTransport, QuicServer]:
-        return await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: QuicServer(configuration=configuration, create_protocol=probe),
-            local_addr=("127.0.0.1", 0),
-        )
-
-    transport, server = stage.background.run(listen(), timeout_s=TIMEOUT_S)
-    try:
-        yield f"https://localhost:{transport.get_extra_info('sockname')[1]}"
-    finally:
-        stage.background.call(server.close)
-        stage.background.call(transport.close)  # where closing its connections failed
 
 
 # ---- a writer that waits
@@ -236,16 +94,16 @@ def check_patient(answer: object) -> Verdict:
     another handler three lines meanwhile.
     """
     hint = "let `write` wait while too much is unacknowledged, and wake it in `transmit`."
-    refused = _not_an_answer(answer, "ServerEndpoint", "write", hint)
+    refused = not_an_answer(answer, "ServerEndpoint", "write", hint)
     if refused is not None:
         return refused
     assert isinstance(answer, type), "else it was refused"
     if not inspect.iscoroutinefunction(answer.write):  # type: ignore[attr-defined] # it has one
         return wrong("Handlers await `write`, and yours is a plain function: make it `async def`.")
-    return _run(answer, _judge_patient)
+    return run_endpoint(answer, _judge_patient)
 
 
-def _judge_patient(stage: _Stage, answer: type, files: Credentials) -> Verdict:
+def _judge_patient(stage: Stage, answer: type, files: Credentials) -> Verdict:
     flood = _Flood()
 
     async def line(write: Write) -> None:
@@ -257,10 +115,8 @@ def _judge_patient(stage: _Stage, answer: type, files: Credentials) -> Verdict:
     body = bytearray()
     handlers: Handlers = {"/flood": flood, "/line": line, "/another": another}
     with (
-        _served(stage, answer, files, handlers) as url,
-        httpx2.Client(
-            transport=HTTP3Transport(files.ca_file, connect_timeout_s=TIMEOUT_S), timeout=TIMEOUT_S
-        ) as client,
+        served(stage, answer, files, handlers) as url,
+        new_client(files) as client,
     ):
         client.get(f"{url}/line")  # so that no handshake is measured
         with client.stream("GET", f"{url}/flood") as response:
@@ -286,7 +142,7 @@ def _judge_patient(stage: _Stage, answer: type, files: Credentials) -> Verdict:
                     "One reader sleeps, and the handler of another request waits with it: only "
                     "who writes to the slow one should."
                 )
-            deadline = perf_counter() + LIMIT_S
+            deadline = perf_counter() + one_end.LIMIT_S
             try:
                 for piece in pieces:
                     body += piece
@@ -335,14 +191,14 @@ def _got(body: bytearray, does: str) -> str:
     return f"The client {does}, and has {len(body) / MIB:.1f} of 4 MiB after seconds"
 
 
-def _nothing_came(stage: _Stage, flood: _Flood, error: Exception) -> Verdict:
+def _nothing_came(stage: Stage, flood: _Flood, error: Exception) -> Verdict:
     return stage.wrong(
         f"The client got nothing. The handler has written {flood.size_bytes / MIB:.1f} MiB and "
         f"waits in `write`: does it send, and call `transmit`, before it waits? ({error})"
     )
 
 
-def _did_not_wait(stage: _Stage, flood: _Flood, ahead_bytes: int, growth_bytes: int) -> Verdict:
+def _did_not_wait(stage: Stage, flood: _Flood, ahead_bytes: int, growth_bytes: int) -> Verdict:
     far = f"{ahead_bytes / MIB:.1f} of 4 MiB"
     memory = f"memory grew by {growth_bytes / MIB:.1f} MiB"
     if flood.took_s is None:
@@ -356,7 +212,7 @@ def _did_not_wait(stage: _Stage, flood: _Flood, ahead_bytes: int, growth_bytes: 
     )
 
 
-def _stopped_half_way(stage: _Stage, flood: _Flood, body: bytearray, error: Exception) -> Verdict:
+def _stopped_half_way(stage: Stage, flood: _Flood, body: bytearray, error: Exception) -> Verdict:
     if flood.error is not None:
         name = type(flood.error).__name__
         return stage.wrong(f"`write` raised {name}: {flood.error}. The handler ended with it.")
@@ -440,14 +296,14 @@ def check_attentive(answer: object) -> Verdict:
     `answer` is the class of a server's end. One client leaves a stream, another the connection.
     """
     hint = "`quic_event_received` sees the events, and `self.streams` has the tasks."
-    refused = _not_an_answer(answer, "ServerEndpoint", "answer", hint)
+    refused = not_an_answer(answer, "ServerEndpoint", "answer", hint)
     if refused is not None:
         return refused
     assert isinstance(answer, type), "else it was refused"
-    return _run(answer, _judge_attentive)
+    return run_endpoint(answer, _judge_attentive)
 
 
-def _judge_attentive(stage: _Stage, answer: type, files: Credentials) -> Verdict:
+def _judge_attentive(stage: Stage, answer: type, files: Credentials) -> Verdict:
     leaves, stays, vanishes = _Waiting(), _Waiting(), _Waiting()
 
     async def line(write: Write) -> None:
@@ -455,12 +311,7 @@ def _judge_attentive(stage: _Stage, answer: type, files: Credentials) -> Verdict
 
     handlers: Handlers = {"/leaves": leaves, "/stays": stays, "/vanishes": vanishes, "/": line}
 
-    def new_client() -> httpx2.Client:
-        return httpx2.Client(
-            transport=HTTP3Transport(files.ca_file, connect_timeout_s=TIMEOUT_S), timeout=TIMEOUT_S
-        )
-
-    with _served(stage, answer, files, handlers) as url, new_client() as client:
+    with served(stage, answer, files, handlers) as url, new_client(files) as client:
         if client.get(f"{url}/").text != "one line\n":
             return stage.wrong("A handler that writes one line and returns: the line did not come.")
         with client.stream("GET", f"{url}/stays") as staying:
@@ -486,7 +337,7 @@ def _judge_attentive(stage: _Stage, answer: type, files: Credentials) -> Verdict
                 )
             if client.get(f"{url}/").text != "one line\n":
                 return stage.wrong("After a client left one stream, the next request fails.")
-        with new_client() as other, other.stream("GET", f"{url}/vanishes") as vanishing:
+        with new_client(files) as other, other.stream("GET", f"{url}/vanishes") as vanishing:
             pieces = vanishing.iter_raw()
             next(pieces)
             other.close()
@@ -527,11 +378,11 @@ def check_telling(answer: object) -> Verdict:
     whose connection ends.
     """
     hint = "put the error into the queue, behind the pieces, and let `get` raise it."
-    refused = _not_an_answer(answer, "ClientEndpoint", "get", hint)
+    refused = not_an_answer(answer, "ClientEndpoint", "get", hint)
     if refused is not None:
         return refused
     assert isinstance(answer, type), "else it was refused"
-    return _run(answer, _judge_telling)
+    return run_endpoint(answer, _judge_telling)
 
 
 @dataclass
@@ -547,7 +398,7 @@ class _Reading:
         return b"".join(piece for piece in self.pieces if isinstance(piece, bytes))
 
 
-def _judge_telling(stage: _Stage, answer: Any, files: Credentials) -> Verdict:
+def _judge_telling(stage: Stage, answer: Any, files: Credentials) -> Verdict:
     server = Server(cert_file=files.cert_file, key_file=files.key_file)
     kept: list[HTTP3Stream] = []
 
@@ -593,7 +444,7 @@ def _judge_telling(stage: _Stage, answer: Any, files: Credentials) -> Verdict:
             server.stop(grace_s=0)
 
     def get(path: str, then: Callable[[], object] = lambda: None) -> _Reading:
-        return stage.background.run(read(path, then), timeout_s=LIMIT_S + TIMEOUT_S)
+        return stage.background.run(read(path, then), timeout_s=one_end.LIMIT_S + one_end.TIMEOUT_S)
 
     with server:
         seen = get("/whole")
@@ -632,7 +483,7 @@ async def _read_to_its_end(
             pieces.close()
         raise TypeError("it is read with `async for`: an `async def` with a `yield` in it")
     try:
-        async with asyncio.timeout(TIMEOUT_S) as limit:
+        async with asyncio.timeout(one_end.TIMEOUT_S) as limit:
             async for piece in pieces:
                 reading.pieces.append(piece)
                 await asyncio.sleep(BEAT_S)  # so that the end comes while others wait to be read

@@ -9,7 +9,6 @@ import inspect
 import re
 import ssl
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,7 +27,7 @@ from helpers.certificates import (
     load_or_create,
     pem,
 )
-from helpers.checks.run import interrupt, is_stub
+from helpers.checks.run import in_time, is_stub
 from helpers.checks.verdict import Verdict, never_raises, shown, solved, told, unsolved, wrong
 from helpers.checks.witness import Note, Witness
 from helpers.errors import CertificateFileError
@@ -209,21 +208,9 @@ def check_accepts(accepts: Accepts) -> Verdict:
         return wrong(
             f"This is {shown(accepts)}, no function. Pass `accepts` itself, without a call."
         )
-    verdicts: list[Verdict] = []
     with tempfile.TemporaryDirectory() as folder:
         cases = list(_cases(Path(folder)))
-        thread = threading.Thread(
-            target=lambda: verdicts.append(_try_all(accepts, cases)), daemon=True
-        )
-        thread.start()
-        thread.join(ANSWER_TIMEOUT_S)
-    if not verdicts:
-        interrupt(thread.ident)
-        return wrong(
-            f"`accepts` did not return within {ANSWER_TIMEOUT_S:g} seconds: it waits for "
-            "something, or its loop has no end."
-        )
-    return verdicts[0]
+        return in_time("accepts", lambda: _try_all(accepts, cases), ANSWER_TIMEOUT_S)
 
 
 def _try_all(accepts: Accepts, cases: list[_Case]) -> Verdict:

@@ -7,7 +7,6 @@ other end: which bytes, how they ended, and how far the answer was when it said 
 import asyncio
 import contextlib
 import inspect
-import logging
 import os
 import tempfile
 import threading
@@ -18,7 +17,7 @@ from typing import Any
 import httpx2
 
 from helpers.certificates import load_or_create
-from helpers.checks.run import interrupt, is_stub
+from helpers.checks.run import OwnLog, interrupt, is_alive, is_stub
 from helpers.checks.trial import Trial
 from helpers.checks.verdict import Verdict, never_raises, shown, told, unsolved, wrong
 from helpers.checks.witness import Witness
@@ -51,28 +50,25 @@ class _Stage:
         self._handler = handler
         self._loop_thread: int | None = None
         self._blocked = False
-        self._threads = {threading.current_thread()}
+        self._log = OwnLog()
 
     @contextlib.contextmanager
     def set_up(self) -> Iterator["_Stage"]:
-        logger = logging.getLogger("helpers.server")
         with tempfile.TemporaryDirectory() as directory, self.witness.at_work():
             files = load_or_create(directory)
             self.server = Server(cert_file=files.cert_file, key_file=files.key_file)
             self.server.route(PATH)(self._handler)  # says why, where it is no handler
             self.server.route(PATH)(self._observed)
-            self.server.route("/alive")(_answer)
+            self.server.route("/alive")(is_alive)
             self.transport = HTTP3Transport(files.ca_file)
-            logger.addFilter(self._is_of_others)
+            self._log.begin()
             answers = False
             try:
                 self.url = self.server.start().url(PATH)
                 yield self
             finally:
                 answers = self._end()
-                self._threads.discard(threading.current_thread())
-                if answers:  # else its thread still logs when the blocking call returns
-                    logger.removeFilter(self._is_of_others)
+                self._log.end(answers)
 
     def _end(self) -> bool:
         """Leave nothing running, whatever the answer does; return whether the server answers."""
@@ -96,15 +92,11 @@ class _Stage:
 
     async def _observed(self, request: Request, response: Response) -> None:
         self._loop_thread = threading.get_ident()
-        self._threads.add(threading.current_thread())
+        self._log.join()
         self.requests += 1
         self.witness.watch()
         await self._handler(request, response)
         self.idle_requests += response.status is None and not response.header_sent
-
-    def _is_of_others(self, _: logging.LogRecord) -> bool:
-        """Whether a log record is of another server; called on the thread that logs."""
-        return threading.current_thread() not in self._threads
 
     def verdict(self, why: str | None, shown: str) -> Verdict:
         """Return what to say, with what the answer has kept to itself."""
@@ -116,10 +108,6 @@ class _Stage:
         if why and self._blocked:
             why = trial.trouble()
         return trial.verdict(why, shown)
-
-
-async def _answer(_: Request, response: Response) -> None:
-    response.write_header(204)
 
 
 # ---- an upload with progress that can be cancelled

@@ -8,13 +8,12 @@ import heapq
 import itertools
 import math
 import numbers
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
-from helpers.checks.run import interrupt, is_stub
+from helpers.checks.run import in_time, is_stub
 from helpers.checks.verdict import Verdict, never_raises, shown, solved, told, unsolved, wrong
 from helpers.checks.witness import Witness
 from helpers.errors import StreamReset, UsageError
@@ -119,26 +118,13 @@ class _Trial:
 
     def judge(self, attempts: Callable[["_Trial"], Verdict]) -> Verdict:
         """Make the attempts on a thread of their own, which is ended where it does not end."""
-        verdicts: list[Verdict] = []
 
-        def work() -> None:
+        def work() -> Verdict:
             self._witness.watch()
-            verdicts.append(attempts(self))
+            return attempts(self)
 
-        thread = threading.Thread(target=work, name="trial-datagrams", daemon=True)
         with self._witness.at_work():
-            thread.start()
-            thread.join(ANSWER_TIMEOUT_S)
-            ended = bool(verdicts)
-            if not ended:
-                interrupt(thread.ident)
-                thread.join(0.2)
-        if not ended:
-            return wrong(
-                f"`{self._name}` did not return within {ANSWER_TIMEOUT_S:g} s: a loop in it has no "
-                "end, or it waits for something else than datagrams."
-            )
-        return verdicts[0]
+            return in_time(self._name, work, ANSWER_TIMEOUT_S)
 
     def why_not(
         self, where: str, end: _FarEnd, arguments: tuple[object, ...], judge: Judge

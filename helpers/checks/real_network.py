@@ -7,13 +7,12 @@ each of the ways in which real ones do, and at once.
 import math
 import numbers
 import random
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import httpx2
 
-from helpers.checks.run import interrupt, is_stub
+from helpers.checks.run import in_time, is_stub
 from helpers.checks.verdict import (
     State,
     Verdict,
@@ -157,22 +156,7 @@ def check_resumed(follow: Callable[[Ask], list[str]]) -> Verdict:
         return unsolved("count the lines that you have, and ask for the next one.")
     if not callable(follow):
         return wrong(f"The answer is a function that takes `ask`, not {shown(follow)}.")
-    return _bounded("follow", lambda: _try_all(follow))
-
-
-def _bounded(name: str, judge: Callable[[], Verdict]) -> Verdict:
-    """Return the verdict on an answer that is run on a thread of its own, for so long at most."""
-    verdicts: list[Verdict] = []
-    thread = threading.Thread(target=lambda: verdicts.append(judge()), daemon=True)
-    thread.start()
-    thread.join(ANSWER_TIMEOUT_S)
-    if not verdicts:
-        interrupt(thread.ident)
-        return wrong(
-            f"`{name}` did not return within {ANSWER_TIMEOUT_S:g} s: it waits for something, or a "
-            "loop in it has no end and asks for nothing."
-        )
-    return verdicts[0]
+    return in_time("follow", lambda: _try_all(follow), ANSWER_TIMEOUT_S)
 
 
 def _with_what_it_hid(witness: Witness, verdict: Verdict) -> Verdict:
@@ -317,7 +301,7 @@ def check_player(start_s: Callable[[Sequence[float], float], float]) -> Verdict:
         return unsolved(hint)
     if not callable(start_s):
         return wrong(f"The answer is a function of two arguments, not {shown(start_s)}.")
-    return _bounded("start_s", lambda: _try_films(start_s, hint))
+    return in_time("start_s", lambda: _try_films(start_s, hint), ANSWER_TIMEOUT_S)
 
 
 def _try_films(start_s: Callable[[Sequence[float], float], float], hint: str) -> Verdict:

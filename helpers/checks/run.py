@@ -102,7 +102,7 @@ class _Run:
         read: Callable[[httpx2.Response], object] | None,
     ) -> None:
         server.route(PATH)(self._observed)
-        server.route("/alive")(_answer)
+        server.route("/alive")(is_alive)
         self.trial = Trial()
         self._server = server
         self._client = httpx2.Client(transport=transport, timeout=READ_TIMEOUT_S)
@@ -111,7 +111,7 @@ class _Run:
         self._witness = Witness(handler, read)
         self._response: httpx2.Response | None = None
         self._loop_thread: int | None = None
-        self._threads = {threading.current_thread()}
+        self._log = OwnLog()
         self._beats = 0
         """Of the server's loop, since the handler was called."""
         self._free_beats = 0
@@ -133,8 +133,7 @@ class _Run:
 
     def _try(self, beats_afterwards: int) -> None:
         reader = threading.Thread(target=self._receive, name="trial-reader", daemon=True)
-        logger = logging.getLogger("helpers.server")
-        logger.addFilter(self._is_of_others)
+        self._log.begin()
         try:
             self._server.start()
             reader.start()
@@ -147,9 +146,7 @@ class _Run:
                 self._free_beats += 1
         finally:
             answered = self._end(reader)
-            self._threads.discard(threading.current_thread())
-            if answered:  # else its thread still logs when the blocking call returns
-                logger.removeFilter(self._is_of_others)
+            self._log.end(answered)
         self.trial.was_called = self._loop_thread is not None
         self.trial.blocked = self.trial.was_called and (not answered or self._stood_still())
         self.trial.handler_errors = list(self._server.errors)
@@ -158,7 +155,7 @@ class _Run:
 
     async def _observed(self, request: Request, response: Response) -> None:
         self._loop_thread = threading.get_ident()
-        self._threads.add(threading.current_thread())
+        self._log.join()
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._keep_unseen)
         self._first_free_beat = self._free_beats
@@ -191,13 +188,6 @@ class _Run:
     def _keep_unseen(self, _: object, context: dict[str, Any]) -> None:
         if "exception" in context:
             self.trial.unseen_errors.append(context["exception"])
-
-    def _is_of_others(self, _: logging.LogRecord) -> bool:
-        """Whether a log record is of another server; the verdict tells what this one logs.
-
-        Called on the thread that logs.
-        """
-        return threading.current_thread() not in self._threads
 
     # ---- the client's side, on the reader's thread
 
@@ -295,8 +285,56 @@ class _Observed(httpx2.SyncByteStream):
         self._body.close()
 
 
-async def _answer(_: Request, response: Response) -> None:
+class OwnLog:
+    """Keeps what the server of an answer logs from the notebook: the verdict tells it.
+
+    It knows its own by the thread that logs; others that serve meanwhile log as ever.
+    """
+
+    def __init__(self) -> None:
+        self._logger = logging.getLogger("helpers.server")
+        self._threads = {threading.current_thread()}
+
+    def begin(self) -> None:
+        """Keep what this thread logs from now on, and each that joins."""
+        self._logger.addFilter(self._is_of_others)
+
+    def join(self) -> None:
+        """Keep what the calling thread logs, too."""
+        self._threads.add(threading.current_thread())
+
+    def end(self, answers: bool) -> None:
+        """Let this thread log again; the others too, where their server still `answers`."""
+        self._threads.discard(threading.current_thread())
+        if answers:  # else its thread still logs when the blocking call returns
+            self._logger.removeFilter(self._is_of_others)
+
+    def _is_of_others(self, _: logging.LogRecord) -> bool:
+        return threading.current_thread() not in self._threads
+
+
+async def is_alive(_: Request, response: Response) -> None:
+    """Answer: the handler beside an answer's own, by which a check sees that its loop turns."""
     response.write_header(204)
+
+
+def in_time(name: str, judge: Callable[[], Verdict], timeout_s: float) -> Verdict:
+    """Return the verdict on a function that `judge` calls, on a thread of its own.
+
+    Where it does not return in time, the function is interrupted, and the verdict says so.
+    """
+    verdicts: list[Verdict] = []
+    thread = threading.Thread(target=lambda: verdicts.append(judge()), daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if verdicts:
+        return verdicts[0]
+    interrupt(thread.ident)
+    thread.join(0.2)
+    return wrong(
+        f"`{name}` did not return within {timeout_s:g} s: it waits for something, or a loop in it "
+        "has no end."
+    )
 
 
 def interrupt(thread: int | None) -> None:

@@ -27,15 +27,15 @@ class Guess:
 
         A fraction is given to one place, or to two where it is small.
         """
-        found = self._told(value)
+        found = f"The answer: {value}" if self.choices else f"It is {self._told(value)}"
         given = self._read()
         if given is None:
-            return f"It is {found}. (No guess was given.)"
+            return f"{found}. (No guess was given.)"
         if isinstance(given, str) and not self.choices:
-            return f"It is {found}. (Your guess was {given!r}, which is no number.)"
+            return f"{found}. (Your guess was {given!r}, which is no number.)"
         if given == value:
-            return f"It is {found}, as you guessed."
-        return f"It is {found}. You guessed {self._told(given)}."
+            return f"{found}, as you guessed."
+        return f"{found}. You guessed {self._told(given)}."
 
     def _told(self, value: float | str) -> str:
         if isinstance(value, float):
