@@ -588,6 +588,17 @@ def test_what_the_server_only_repeats_is_no_round_trip():
     ]
 
 
+def test_a_message_that_is_sent_again_after_it_came_is_not_another():
+    """As where its client has left, and acknowledges nothing any more."""
+    done = {"frame_type": "handshake_done"}
+    first = [Packet(time_ms, "server", time_ms < 2, "1RTT", 3, 50, [done]) for time_ms in (1, 51)]
+    lost = Packet(300.0, "server", True, "1RTT", 6, 50, [done])
+    for packets in ([*first, lost], [first[0], lost]):
+        (message,) = Handshake(packets).messages()
+        expected = (1, 51) if len(packets) == 3 else (300.0, None)
+        assert (message["time_ms"], message["received_ms"]) == expected
+
+
 def test_packets_without_a_number_have_their_type():
     retry = Packet(1.0, "server", False, "retry", None, 100, [])
     (row,) = Handshake([retry]).rows()

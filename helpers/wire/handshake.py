@@ -75,12 +75,18 @@ class Handshake:
         return sorted(rows, key=lambda row: row["time_ms"])
 
     def messages(self) -> list[Row]:
-        """Return one row per message of TLS, each as the packet that brings its last part."""
+        """Return one row per message of TLS, each as the packet that brings its last part.
+
+        What is sent again though it has arrived, since nobody said so, is no message of its own.
+        """
         found: dict[tuple[str, str, str], Row] = {}
+        arrived: set[tuple[str, str, int | None]] = set()
         for passage in self._passages:
             packet = passage.packet
-            if self._carries_handshake(packet):
+            steps = {(packet.sender, *step) for step in self._steps(packet)}
+            if steps - arrived:
                 times = passage.sent_ms, passage.received_ms
+                arrived |= steps if passage.received_ms is not None else set()
                 for name in self._says(packet):
                     message = row(times, packet.sender, stream_id=None, frame=name, detail="")
                     found[packet.sender, packet.kind, name] = message | {"length": 0}
